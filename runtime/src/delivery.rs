@@ -1,0 +1,66 @@
+//! To the next hop: SMTP client, MX selection, TLS policy, connection pool; and Maildir.
+
+use std::pin::Pin;
+
+use crate::mail::{Envelope, Message, MessageId, Route};
+use crate::smtp::{Domain, Reply};
+
+/// The seam between the queue and whatever takes mail.
+pub trait NextHop: Send + Sync {
+    /// Tries once. One outcome for each recipient of the job's envelope, in its order.
+    fn deliver<'a>(&'a self, job: Job) -> Pin<Box<dyn Future<Output = Report> + Send + 'a>>;
+}
+
+/// One message for one destination.
+#[derive(Debug, Clone)]
+pub struct Job {
+    pub id: MessageId,
+    /// Never a question any more: `Mx(None)` has been given its domain by the queue.
+    pub route: Route,
+    /// With only the recipients that are to be tried.
+    pub envelope: Envelope,
+    pub message: Message,
+}
+
+#[derive(Debug, Clone)]
+pub struct Report {
+    pub outcomes: Vec<Outcome>,
+    /// No host of the destination could be reached, or none took mail at all: what else waits for it need not be tried now.
+    pub destination_down: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Delivered(Diagnosis),
+    /// Try again later.
+    Deferred(Diagnosis),
+    /// Never.
+    Failed(Diagnosis),
+}
+
+/// Who said what, for log and DSN.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// The next hop's name, `None` when none was reached.
+    pub host: Option<String>,
+    /// The next hop's reply, or ours when `host` said nothing.
+    pub reply: Reply,
+    /// The reply came from the next hop.
+    pub remote: bool,
+    /// For a delivered one: the next hop does DSN, so it reports from here on (RFC 3461 §5.2.2).
+    pub dsn_relayed: bool,
+}
+
+/// The name under which mails for one destination are gathered, e.g. for limits and back-off.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DestinationKey(pub Box<str>);
+
+impl DestinationKey {
+    /// `domain` is the recipient's; it matters only for `Mx(None)`.
+    pub fn new(route: &Route, domain: Option<&Domain>) -> Self {
+        match (route, domain) {
+            (Route::Mx(None), Some(domain)) => Self(format!("mx:{domain}").into()),
+            _ => Self(route.to_string().into()),
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Postern, a programmable mail gateway.
+//!
+//! Dependencies between the modules point one way (`tests/tidy.rs` enforces it):
+//! `server, config → session, host, queue, delivery → pipeline, spool, dns, tenancy → mail → smtp`.
+
+pub mod delivery;
+pub mod log;
+pub mod mail;
+pub mod metrics;
+pub mod pipeline;
+pub mod smtp;
+pub mod spool;
+pub mod tenancy;

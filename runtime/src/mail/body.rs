@@ -1,0 +1,216 @@
+//! The body: in memory when small, else in a file, so that memory stays bounded however big mails are.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+/// What follows the header section. Cheap to clone; its octets never change.
+#[derive(Debug, Clone)]
+pub struct Body {
+    content: Content,
+    /// There was an empty line between header and body; a message may end with its header (RFC 5322 §3.5).
+    separated: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Content {
+    Memory(Bytes),
+    File(Arc<BodyFile>),
+}
+
+/// A part of a file that holds a body: the whole of an incoming file, or a record of a spool segment.
+#[derive(Debug)]
+pub struct BodyFile {
+    file: File,
+    offset: u64,
+    len: u64,
+    /// Set for a file of the body's own; the spool links or renames it, the last owner that still holds it removes it.
+    path: Option<PathBuf>,
+}
+
+impl BodyFile {
+    pub fn new(file: File, offset: u64, len: u64) -> Self {
+        Self { file, offset, len, path: None }
+    }
+
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+}
+
+impl Drop for BodyFile {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // What is left over is removed at the next start; nothing to do about an error here.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl Body {
+    pub fn from_bytes(bytes: Bytes) -> Self {
+        Self { content: Content::Memory(bytes), separated: true }
+    }
+
+    pub fn from_file(file: Arc<BodyFile>) -> Self {
+        Self { content: Content::File(file), separated: true }
+    }
+
+    /// The message ended with its header: no empty line, no body.
+    pub fn absent() -> Self {
+        Self { content: Content::Memory(Bytes::new()), separated: false }
+    }
+
+    pub fn is_separated(&self) -> bool {
+        self.separated
+    }
+
+    pub(super) fn separator_len(&self) -> u64 {
+        if self.separated { 2 } else { 0 }
+    }
+
+    pub fn len(&self) -> u64 {
+        match &self.content {
+            Content::Memory(bytes) => bytes.len() as u64,
+            Content::File(file) => file.len,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The octets, when they are in memory.
+    pub fn as_memory(&self) -> Option<&Bytes> {
+        match &self.content {
+            Content::Memory(bytes) => Some(bytes),
+            Content::File(_) => None,
+        }
+    }
+
+    pub fn as_file(&self) -> Option<&Arc<BodyFile>> {
+        match &self.content {
+            Content::Memory(_) => None,
+            Content::File(file) => Some(file),
+        }
+    }
+
+    /// Up to `len` octets from `offset`; shorter only at the end. Blocking when the body is in a file.
+    pub fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let available = self.len().saturating_sub(offset);
+        let len = usize::try_from(available).unwrap_or(usize::MAX).min(len);
+        match &self.content {
+            Content::Memory(bytes) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+                Ok(bytes.slice(start..start + len))
+            }
+            Content::File(file) => {
+                let mut buffer = BytesMut::zeroed(len);
+                file.file.read_exact_at(&mut buffer, file.offset + offset)?;
+                Ok(buffer.freeze())
+            }
+        }
+    }
+}
+
+/// Takes a body as it arrives: memory up to a threshold, then a file in `directory`.
+#[derive(Debug)]
+pub struct BodyWriter {
+    memory: BytesMut,
+    threshold: usize,
+    directory: PathBuf,
+    file: Option<(File, PathBuf, u64)>,
+}
+
+impl BodyWriter {
+    pub fn new(directory: PathBuf, threshold: usize) -> Self {
+        Self { memory: BytesMut::new(), threshold, directory, file: None }
+    }
+
+    pub fn len(&self) -> u64 {
+        self.memory.len() as u64 + self.file.as_ref().map_or(0, |(_, _, len)| *len)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes octets. True when [`flush`](Self::flush) is due: what is in memory has passed the threshold.
+    pub fn push(&mut self, octets: &[u8]) -> bool {
+        self.memory.extend_from_slice(octets);
+        self.memory.len() > self.threshold
+    }
+
+    /// Moves what is in memory to the file. Blocking.
+    pub fn flush(&mut self) -> io::Result<()> {
+        if self.file.is_none() {
+            let name = format!("{}.body", super::MessageId::next());
+            let path = self.directory.join(name);
+            let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+            self.file = Some((file, path, 0));
+        }
+        if let Some((file, _, len)) = &mut self.file {
+            file.write_all_at(&self.memory, *len)?;
+            *len += self.memory.len() as u64;
+            self.memory.clear();
+        }
+        Ok(())
+    }
+
+    /// The body. Blocking only when part of it is in a file.
+    pub fn finish(mut self) -> io::Result<Body> {
+        if self.file.is_some() {
+            self.flush()?;
+        }
+        Ok(match self.file.take() {
+            None => Body::from_bytes(std::mem::take(&mut self.memory).freeze()),
+            Some((file, path, len)) => Body::from_file(Arc::new(BodyFile { file, offset: 0, len, path: Some(path) })),
+        })
+    }
+}
+
+impl Drop for BodyWriter {
+    fn drop(&mut self) {
+        if let Some((_, path, _)) = &self.file {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_bodies_stay_in_memory_and_big_ones_do_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = BodyWriter::new(directory.path().to_owned(), 4);
+        assert!(!writer.push(b"abcd"));
+        assert!(writer.push(b"efgh"));
+        writer.flush().unwrap();
+        writer.push(b"ij");
+        let body = writer.finish().unwrap();
+        assert_eq!(&body.read_at(2, 100).unwrap()[..], b"cdefghij");
+        assert_eq!(&body.read_at(50, 100).unwrap()[..], b"");
+        drop(body);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_abandoned_body_leaves_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = BodyWriter::new(directory.path().to_owned(), 0);
+        writer.push(b"x");
+        writer.flush().unwrap();
+        drop(writer);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,181 @@
+//! The names of all series. No label ever holds what a client, an address or a domain said: values come from
+//! closed sets or from config. The tenant label stands on one counter only, and is capped.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus::{
+    Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
+};
+
+/// Tenants beyond this many count as `other`.
+const MAX_TENANT_LABELS: usize = 1000;
+
+/// Seconds, from what a warm plugin call takes to what a slow next hop does.
+const SECONDS: &[f64] = &[0.000_01, 0.000_1, 0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0];
+
+macro_rules! metrics {
+    ($( $(#[doc = $help:literal])+ $field:ident: $kind:ident = $name:literal $([$($label:literal),+])? ;)*) => {
+        /// One value for the whole gateway; handed to whoever counts.
+        pub struct Metrics {
+            $( $(#[doc = $help])+ pub $field: $kind, )*
+            registry: Registry,
+            tenants: Mutex<HashSet<Arc<str>>>,
+        }
+
+        impl Metrics {
+            pub fn new() -> Result<Self, prometheus::Error> {
+                let registry = Registry::new();
+                $( let $field = <$kind as Series>::create($name, concat!($($help),+).trim(), &[$($($label),+)?])?;
+                   registry.register(Box::new($field.clone()))?; )*
+                let metrics = Self { $($field,)* registry, tenants: Mutex::default() };
+                metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+                Ok(metrics)
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Build information; the value is always 1.
+    build_info: IntGaugeVec = "postern_build_info" ["version"];
+    /// Sessions that were opened, by listener role.
+    sessions: IntCounterVec = "postern_sessions_total" ["role"];
+    /// Sessions that are open now.
+    sessions_open: IntGauge = "postern_sessions_open";
+    /// Connections refused before a session, by cause (client-limit, total-limit, unhealthy, proxy).
+    connections_refused: IntCounterVec = "postern_connections_refused_total" ["cause"];
+    /// Replies sent to clients, by verb and class (2xx …).
+    replies: IntCounterVec = "postern_replies_total" ["verb", "class"];
+    /// TLS handshakes with clients, by result (ok, failed, timeout).
+    tls_handshakes: IntCounterVec = "postern_tls_handshakes_total" ["result"];
+    /// AUTH attempts, by result (ok, failed, cancelled).
+    authentications: IntCounterVec = "postern_authentications_total" ["result"];
+    /// Messages whose data ended, by verdict (accept, reject, defer, discard, quarantine, disconnect).
+    messages: IntCounterVec = "postern_messages_total" ["verdict"];
+    /// Octets of accepted messages.
+    message_octets: IntCounter = "postern_message_octets_total";
+    /// Accepted messages by tenant; those beyond the cap count as `other`.
+    tenant_messages: IntCounterVec = "postern_tenant_messages_total" ["tenant"];
+    /// Time from question to combined verdict of all chains, by stage.
+    stage_seconds: HistogramVec = "postern_stage_duration_seconds" ["stage"];
+    /// Time of one plugin call, by plugin and stage.
+    plugin_seconds: HistogramVec = "postern_plugin_duration_seconds" ["plugin", "stage"];
+    /// Verdicts of plugins, by plugin, stage and verdict.
+    plugin_verdicts: IntCounterVec = "postern_plugin_verdicts_total" ["plugin", "stage", "verdict"];
+    /// Plugin calls that failed, by plugin and cause.
+    plugin_failures: IntCounterVec = "postern_plugin_failures_total" ["plugin", "cause"];
+    /// 1 while a plugin's circuit breaker is open.
+    plugin_breaker_open: IntGaugeVec = "postern_plugin_breaker_open" ["plugin"];
+    /// Counters that plugins keep of their own.
+    plugin_custom: IntCounterVec = "postern_plugin_custom_total" ["plugin", "name"];
+    /// Batches written to the spool with one sync each, by result (ok, failed).
+    spool_commits: IntCounterVec = "postern_spool_commits_total" ["result"];
+    /// Changes in one spool sync.
+    spool_commit_batches: Histogram = "postern_spool_commit_batches";
+    /// Time of one spool sync.
+    spool_sync_seconds: Histogram = "postern_spool_sync_duration_seconds";
+    /// Octets of the spool's segments and body files.
+    spool_octets: IntGauge = "postern_spool_octets";
+    /// 1 while the spool takes mail, 0 after it has failed.
+    spool_healthy: IntGauge = "postern_spool_healthy";
+    /// Records that recovery or a read found damaged and set aside.
+    spool_damaged: IntCounter = "postern_spool_damaged_records_total";
+    /// Messages in the queue, by state (ready, waiting, delivering, held, quarantined).
+    queue_messages: IntGaugeVec = "postern_queue_messages" ["state"];
+    /// Age of the oldest message that waits for delivery.
+    queue_oldest_seconds: Gauge = "postern_queue_oldest_age_seconds";
+    /// Recipients whose delivery was tried, by result (delivered, deferred, failed, expired).
+    deliveries: IntCounterVec = "postern_deliveries_total" ["result"];
+    /// Time of one delivery transaction, by result (ok, deferred, failed).
+    delivery_seconds: HistogramVec = "postern_delivery_duration_seconds" ["result"];
+    /// Connections opened to next hops, by result (ok, failed).
+    next_hop_connections: IntCounterVec = "postern_next_hop_connections_total" ["result"];
+    /// Delivery status notifications made, by action (failed, delayed, delivered, relayed).
+    dsns: IntCounterVec = "postern_dsn_total" ["action"];
+    /// DNS queries, by type and result (ok, not-found, temporary, bad-name).
+    dns_queries: IntCounterVec = "postern_dns_queries_total" ["type", "result"];
+    /// Time of one DNS query, cache hits included.
+    dns_seconds: Histogram = "postern_dns_duration_seconds";
+    /// Events that were not written because the log could not keep up.
+    log_dropped: IntCounter = "postern_log_dropped_total";
+}
+
+impl Metrics {
+    /// Counts an accepted message for its tenant, within the cap.
+    pub fn count_tenant(&self, tenant: Option<&Arc<str>>) {
+        let Some(tenant) = tenant else { return };
+        let mut known = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        let label = if known.contains(tenant) || known.len() < MAX_TENANT_LABELS {
+            known.insert(tenant.clone());
+            tenant.as_ref()
+        } else {
+            "other"
+        };
+        self.tenant_messages.with_label_values(&[label]).inc();
+    }
+
+    /// The text exposition format of Prometheus, version 0.0.4.
+    pub fn render(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut out) {
+            tracing::error!(%error, "metrics can't be encoded");
+        }
+        out
+    }
+}
+
+trait Series: Sized {
+    fn create(name: &str, help: &str, labels: &[&str]) -> Result<Self, prometheus::Error>;
+}
+
+macro_rules! series {
+    ($($kind:ident: |$name:ident, $help:ident, $labels:ident| $new:expr;)*) => {
+        $(impl Series for $kind {
+            fn create($name: &str, $help: &str, $labels: &[&str]) -> Result<Self, prometheus::Error> {
+                let _ = $labels;
+                $new
+            }
+        })*
+    };
+}
+
+series! {
+    IntCounter: |name, help, labels| IntCounter::new(name, help);
+    IntGauge: |name, help, labels| IntGauge::new(name, help);
+    Gauge: |name, help, labels| Gauge::new(name, help);
+    IntCounterVec: |name, help, labels| IntCounterVec::new(Opts::new(name, help), labels);
+    IntGaugeVec: |name, help, labels| IntGaugeVec::new(Opts::new(name, help), labels);
+    Histogram: |name, help, labels| Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets(name)));
+    HistogramVec: |name, help, labels| HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets(name)), labels);
+}
+
+fn buckets(name: &str) -> Vec<f64> {
+    if name.ends_with("_seconds") { SECONDS.to_vec() } else { vec![1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_series_has_the_prefix_and_help() {
+        let metrics = Metrics::new().unwrap();
+        metrics.replies.with_label_values(&["mail", "2xx"]).inc();
+        let text = String::from_utf8(metrics.render()).unwrap();
+        assert!(text.contains("postern_replies_total{class=\"2xx\",verb=\"mail\"} 1"), "{text}");
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            assert!(line.starts_with("postern_"), "{line}");
+        }
+    }
+
+    #[test]
+    fn tenants_beyond_the_cap_are_other() {
+        let metrics = Metrics::new().unwrap();
+        for n in 0..MAX_TENANT_LABELS + 5 {
+            metrics.count_tenant(Some(&Arc::from(n.to_string())));
+        }
+        assert_eq!(metrics.tenant_messages.with_label_values(&["other"]).get(), 5);
+    }
+}

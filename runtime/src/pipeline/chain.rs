@@ -1,0 +1,95 @@
+//! Chains: which plugins are asked, in which order, for whom.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::filter::Filter;
+use super::stage::Stage;
+
+/// Whose rule it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    Platform,
+    Reseller(Arc<str>),
+    Tenant(Arc<str>),
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Platform => f.write_str("platform"),
+            Self::Reseller(name) => write!(f, "reseller:{name}"),
+            Self::Tenant(name) => write!(f, "tenant:{name}"),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    Inbound,
+    Outbound,
+}
+
+/// Which mail an entry judges.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Directions {
+    Inbound,
+    Outbound,
+    #[default]
+    Both,
+}
+
+impl Directions {
+    pub fn has(self, direction: Direction) -> bool {
+        match self {
+            Self::Inbound => direction == Direction::Inbound,
+            Self::Outbound => direction == Direction::Outbound,
+            Self::Both => true,
+        }
+    }
+}
+
+/// What a plugin's failure means; never consent by accident.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnFailure {
+    /// 451 4.3.0: the client tries again.
+    #[default]
+    Defer,
+    /// As if it had said `next`.
+    Continue,
+    Reject,
+    Quarantine,
+    Disconnect,
+}
+
+/// One plugin's place in a chain.
+#[derive(Clone)]
+pub struct Entry {
+    /// The name of the test, for exemptions, log and metrics.
+    pub name: Arc<str>,
+    pub filter: Arc<dyn Filter>,
+    pub directions: Directions,
+    pub on_failure: OnFailure,
+    /// The platform allows that white lists lift this test's refusals.
+    pub exemptable: bool,
+}
+
+#[derive(Clone, Default)]
+pub struct Chain {
+    pub entries: Vec<Entry>,
+}
+
+impl Chain {
+    pub fn at(&self, stage: Stage, direction: Direction) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |e| e.filter.stages().has(stage) && e.directions.has(direction))
+    }
+}
+
+/// The chains of all scopes. Published whole, so one mail is judged by one set.
+#[derive(Clone, Default)]
+pub struct Chains {
+    pub platform: Arc<Chain>,
+    pub resellers: HashMap<Arc<str>, Arc<Chain>>,
+    pub tenants: HashMap<Arc<str>, Arc<Chain>>,
+}

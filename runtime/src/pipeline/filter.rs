@@ -1,0 +1,164 @@
+//! The seam between the pipeline and whatever answers it: the WebAssembly host, or a test's own filter.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::edit::Edit;
+use super::facts::SessionFacts;
+use super::stage::{Stage, StageSet};
+use super::verdict::Verdict;
+use crate::mail::{Mail, MessageId, Recipient};
+
+/// One plugin, loaded and configured for one scope.
+pub trait Filter: Send + Sync {
+    /// At which stages it wants to be asked.
+    fn stages(&self) -> StageSet;
+
+    /// Asks it. Takes and gives values only, so an implementation can't half-apply anything.
+    fn judge<'a>(&'a self, call: Call) -> Pin<Box<dyn Future<Output = Judged> + Send + 'a>>;
+
+    /// Tells it what became of a mail. Returns when it was told; its failure is logged, nothing else.
+    fn tell<'a>(&'a self, event: Event) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>>;
+}
+
+/// One question.
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub stage: Stage,
+    pub session: Arc<SessionFacts>,
+    /// From `mail-from` on, with the edits of the plugins before.
+    pub mail: Option<Arc<Mail>>,
+    /// At `rcpt`: the recipient in question, not yet among `mail`'s.
+    pub recipient: Option<Recipient>,
+    /// What this plugin, in this scope, has remembered earlier in the session or transaction.
+    pub notes: Notes,
+}
+
+/// A plugin's memory within a session and transaction: keys and values, bounded by the host.
+pub type Notes = Arc<BTreeMap<String, Vec<u8>>>;
+
+#[derive(Debug, Clone)]
+pub struct Judged {
+    pub result: Result<Answer, Failure>,
+    pub usage: Usage,
+}
+
+/// What a plugin that returned well has said.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub verdict: Verdict,
+    pub edits: Vec<Edit>,
+    /// Tests whose refusals do not count for this mail.
+    pub exemptions: Vec<Exemption>,
+    pub notes: Notes,
+}
+
+impl Answer {
+    pub fn new(verdict: Verdict) -> Self {
+        Self { verdict, edits: Vec::new(), exemptions: Vec::new(), notes: Notes::default() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exemption {
+    /// The name of the test that is lifted.
+    pub test: String,
+    /// The rule that lifts it, for the log.
+    pub rule: String,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Time in the guest's own code, to the resolution of the epoch ticker.
+    pub cpu: Duration,
+    /// From call to return, waiting included.
+    pub wall: Duration,
+    /// Largest linear memory, octets.
+    pub memory: u64,
+    pub host_calls: u64,
+}
+
+/// A plugin that did not answer. Never consent: the chain entry's `OnFailure` says what happens.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {detail}", cause.name())]
+pub struct Failure {
+    pub cause: Cause,
+    /// For the log: trap and stack, or what was malformed. Never shown to a client.
+    pub detail: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    Trap,
+    Stack,
+    Cpu,
+    Wall,
+    Memory,
+    HostCalls,
+    /// What it returned breaks the contract.
+    Malformed,
+    /// It asked for what it may not do, and did not handle the refusal.
+    Denied,
+    /// No permit was free in time.
+    Busy,
+    /// The circuit breaker is open: it was not asked.
+    Breaker,
+    /// Our own fault: it could not be instantiated.
+    Host,
+}
+
+impl Cause {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Trap => "trap",
+            Self::Stack => "stack",
+            Self::Cpu => "cpu",
+            Self::Wall => "wall",
+            Self::Memory => "memory",
+            Self::HostCalls => "host-calls",
+            Self::Malformed => "malformed",
+            Self::Denied => "denied",
+            Self::Busy => "busy",
+            Self::Breaker => "breaker",
+            Self::Host => "host",
+        }
+    }
+}
+
+/// What became of a mail, for the `event` hook.
+#[derive(Debug, Clone)]
+pub struct Event {
+    pub kind: EventKind,
+    pub id: MessageId,
+    /// The recipient concerned; empty where it is the whole mail.
+    pub recipient: String,
+    /// The reply or reason.
+    pub detail: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EventKind {
+    Accepted,
+    Delivered,
+    Deferred,
+    Bounced,
+    Expired,
+    Quarantined,
+    Discarded,
+}
+
+impl EventKind {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Delivered => "delivered",
+            Self::Deferred => "deferred",
+            Self::Bounced => "bounced",
+            Self::Expired => "expired",
+            Self::Quarantined => "quarantined",
+            Self::Discarded => "discarded",
+        }
+    }
+}
