@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::smtp::dsn::{Notify, Ret};
 use crate::smtp::{Mailbox, ReversePath};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,21 +53,6 @@ impl Recipient {
 pub enum BodyType {
     SevenBit,
     EightBitMime,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Ret {
-    Full,
-    Headers,
-}
-
-/// RFC 3461 §4.1: `NEVER` is all three false.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Notify {
-    pub success: bool,
-    pub failure: bool,
-    pub delay: bool,
 }
 
 mod null_path {
