@@ -5,6 +5,7 @@ pub mod chain;
 pub mod edit;
 pub mod facts;
 pub mod filter;
+pub mod hearing;
 pub mod stage;
 pub mod verdict;
 
@@ -12,5 +13,6 @@ pub use chain::{Chain, Chains, Direction, Directions, Entry, OnFailure, Scope};
 pub use edit::{Edit, Position};
 pub use facts::{ClientName, Helo, RecordedSession, Role, SessionFacts, SessionId, TlsFacts};
 pub use filter::{Answer, Call, Cause, Event, EventKind, Exemption, Failure, Filter, Judged, Notes, Usage};
+pub use hearing::{Clerk, Hearing, SessionStanding, TransactionStanding};
 pub use stage::{Stage, StageSet};
 pub use verdict::Verdict;
