@@ -143,10 +143,17 @@ impl BodyWriter {
         self.len() == 0
     }
 
-    /// Takes octets. True when [`flush`](Self::flush) is due: what is in memory has passed the threshold.
-    pub fn push(&mut self, octets: &[u8]) -> bool {
+    pub fn push(&mut self, octets: &[u8]) {
         self.memory.extend_from_slice(octets);
+    }
+
+    /// [`flush`](Self::flush) is due: what is in memory has passed the threshold.
+    pub fn is_over_threshold(&self) -> bool {
         self.memory.len() > self.threshold
+    }
+
+    pub fn is_in_memory(&self) -> bool {
+        self.file.is_none()
     }
 
     /// Moves what is in memory to the file. Blocking.
@@ -193,8 +200,10 @@ mod tests {
     fn small_bodies_stay_in_memory_and_big_ones_do_not() {
         let directory = tempfile::tempdir().unwrap();
         let mut writer = BodyWriter::new(directory.path().to_owned(), 4);
-        assert!(!writer.push(b"abcd"));
-        assert!(writer.push(b"efgh"));
+        writer.push(b"abcd");
+        assert!(!writer.is_over_threshold());
+        writer.push(b"efgh");
+        assert!(writer.is_over_threshold());
         writer.flush().unwrap();
         writer.push(b"ij");
         let body = writer.finish().unwrap();

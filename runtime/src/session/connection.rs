@@ -1,0 +1,288 @@
+//! Drives a machine over a stream: reads, writes, handshakes, deadlines; and has its questions answered.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
+
+use super::authentication::password_is_right;
+use super::machine::{Answer, Gateway, Input, Machine, Output, Peer, Question, Waiting};
+use super::reception::Reception;
+use super::settings::{Listener, Timeouts, TlsMode};
+use crate::log::Record;
+use crate::mail::Mail;
+use crate::pipeline::{RecordedSession, Stage, TlsFacts};
+use crate::smtp::Reply;
+
+/// Space for one read. Small while a session waits for commands: thousands of sessions may.
+const COMMAND_READ: usize = 1024;
+const DATA_READ: usize = 32 * 1024;
+/// Passwords that are compared at one time: argon2 takes some 20 MiB for each.
+const VERIFICATIONS: usize = 4;
+
+/// A mail that the chains have taken and the spool has not yet.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    pub mail: Mail,
+    pub session: RecordedSession,
+    pub outbound: bool,
+    /// By login or by network: a DSN about it goes to somebody who exists.
+    pub authenticated: bool,
+    /// To be kept in quarantine, for this reason.
+    pub kept_back: Option<String>,
+}
+
+/// Why accepted mail was not made durable. Never the client's fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitError {
+    Full,
+    Failed,
+}
+
+/// Takes over the responsibility for mail (RFC 5321 §4.2.5): the queue, or a test's own.
+pub trait Services: Send + Sync {
+    /// All of the copies are durable when it resolves to `Ok`, or none is kept.
+    fn commit(&self, copies: Vec<Accepted>) -> Pin<Box<dyn Future<Output = Result<(), CommitError>> + Send + '_>>;
+}
+
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// What a connection needs besides its stream.
+#[derive(Clone)]
+pub struct Context {
+    pub gateway: Arc<Gateway>,
+    pub listener: Arc<Listener>,
+    pub services: Arc<dyn Services>,
+    /// `None`: no certificate is configured.
+    pub tls: Option<TlsAcceptor>,
+    pub verifications: Arc<Semaphore>,
+    /// Turns true when the gateway stops.
+    pub stopping: watch::Receiver<bool>,
+}
+
+impl Context {
+    pub fn new(
+        gateway: Arc<Gateway>,
+        listener: Arc<Listener>,
+        services: Arc<dyn Services>,
+        tls: Option<TlsAcceptor>,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        Self { gateway, listener, services, tls, verifications: Arc::new(Semaphore::new(VERIFICATIONS)), stopping }
+    }
+}
+
+/// One session, from the first octet to the close. `unavailable`: what to say instead of a banner.
+pub async fn serve(stream: impl Stream + 'static, context: Context, peer: Peer, unavailable: Option<Reply>) {
+    let metrics = context.gateway.clerk.metrics.clone();
+    metrics.sessions.with_label_values(&[context.listener.role.name()]).inc();
+    metrics.sessions_open.inc();
+    let id = peer.id;
+    let end = match run(Box::new(stream), &context, peer, unavailable).await {
+        Ok(()) => "closed".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    metrics.sessions_open.dec();
+    context.gateway.clerk.log.emit(Record::new("disconnect").session(id).text("end", end));
+}
+
+async fn run(stream: Box<dyn Stream>, context: &Context, mut peer: Peer, unavailable: Option<Reply>) -> io::Result<()> {
+    let mut timeouts = context.gateway.current.load().settings.timeouts;
+    let mut stream = stream;
+    if context.listener.tls == TlsMode::Implicit {
+        (stream, peer.tls) = handshake(stream, context, timeouts.tls_handshake).await?;
+    }
+    let mut machine = Machine::new(context.gateway.clone(), context.listener.clone(), peer);
+    timeouts = machine.settings().timeouts;
+    let mut buffer = BytesMut::new();
+    let mut clock = Clock::new(timeouts);
+    let mut input = Input::Start { unavailable };
+    loop {
+        input = match machine.step(input, &mut buffer) {
+            Output::Read(waiting) => {
+                let replies = machine.take_replies();
+                clock.start(waiting, !replies.is_empty());
+                write(&mut stream, &replies, timeouts.write).await?;
+                match read(&mut stream, &mut buffer, waiting, &clock, context).await? {
+                    Some(input) => input,
+                    None => return Ok(()),
+                }
+            }
+            Output::Ask(question) => {
+                let connecting = matches!(question, Question::Hear(Stage::Connect, ..));
+                let answer = answer(question, context).await;
+                if connecting {
+                    peek(&mut stream, &mut buffer).await?;
+                }
+                Input::Answered(answer)
+            }
+            Output::StartTls => {
+                write(&mut stream, &machine.take_replies(), timeouts.write).await?;
+                let (secured, facts) = handshake(stream, context, timeouts.tls_handshake).await?;
+                stream = secured;
+                let Some(facts) = facts else { return Ok(()) };
+                machine = machine.after_tls(facts);
+                Input::Octets
+            }
+            Output::Close => {
+                write(&mut stream, &machine.take_replies(), timeouts.write).await?;
+                // The client may be gone already.
+                let _ = timeout(timeouts.write, stream.shutdown()).await;
+                return Ok(());
+            }
+        };
+    }
+}
+
+/// Deadlines are for a whole command and a whole message, not for a read: one octet a minute keeps nobody here (RS3).
+struct Clock {
+    timeouts: Timeouts,
+    command: Instant,
+    message: Option<Instant>,
+}
+
+impl Clock {
+    fn new(timeouts: Timeouts) -> Self {
+        Self { command: Instant::now() + timeouts.command, timeouts, message: None }
+    }
+
+    fn start(&mut self, waiting: Waiting, answered: bool) {
+        match waiting {
+            Waiting::Command => {
+                self.message = None;
+                if answered {
+                    self.command = Instant::now() + self.timeouts.command;
+                }
+            }
+            Waiting::Data => {
+                let end = Instant::now() + self.timeouts.message;
+                self.message.get_or_insert(end);
+            }
+        }
+    }
+
+    fn deadline(&self, waiting: Waiting) -> Instant {
+        match (waiting, self.message) {
+            (Waiting::Data, Some(end)) => end.min(Instant::now() + self.timeouts.data),
+            _ => self.command,
+        }
+    }
+}
+
+/// `None`: the client has closed.
+async fn read(
+    stream: &mut Box<dyn Stream>,
+    buffer: &mut BytesMut,
+    waiting: Waiting,
+    clock: &Clock,
+    context: &Context,
+) -> io::Result<Option<Input>> {
+    buffer.reserve(if waiting == Waiting::Data { DATA_READ } else { COMMAND_READ });
+    let mut stopping = context.stopping.clone();
+    let stopped = async {
+        if waiting == Waiting::Data || stopping.wait_for(|stopping| *stopping).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        read = timeout_at(clock.deadline(waiting), stream.read_buf(buffer)) => match read {
+            Err(_) => Ok(Some(Input::TimedOut)),
+            Ok(Ok(0)) => Ok(None),
+            Ok(Ok(_)) => Ok(Some(Input::Octets)),
+            Ok(Err(error)) => Err(error),
+        },
+        () = stopped => Ok(Some(Input::ShutDown)),
+    }
+}
+
+/// What the client has sent already, without waiting for it.
+async fn peek(stream: &mut Box<dyn Stream>, buffer: &mut BytesMut) -> io::Result<()> {
+    buffer.reserve(COMMAND_READ);
+    tokio::select! {
+        biased;
+        read = stream.read_buf(buffer) => read.map(|_| ()),
+        () = std::future::ready(()) => Ok(()),
+    }
+}
+
+async fn write(stream: &mut Box<dyn Stream>, octets: &[u8], limit: Duration) -> io::Result<()> {
+    if octets.is_empty() {
+        return Ok(());
+    }
+    let writing = async {
+        stream.write_all(octets).await?;
+        stream.flush().await
+    };
+    timeout(limit, writing).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+async fn handshake(
+    stream: Box<dyn Stream>,
+    context: &Context,
+    limit: Duration,
+) -> io::Result<(Box<dyn Stream>, Option<TlsFacts>)> {
+    let handshakes = &context.gateway.clerk.metrics.tls_handshakes;
+    let Some(acceptor) = &context.tls else { return Err(io::Error::other("no certificate is configured")) };
+    let Ok(result) = timeout(limit, acceptor.accept(stream)).await else {
+        handshakes.with_label_values(&["timeout"]).inc();
+        return Err(io::Error::new(io::ErrorKind::TimedOut, "TLS handshake took too long"));
+    };
+    handshakes.with_label_values(&[if result.is_ok() { "ok" } else { "failed" }]).inc();
+    let stream = result?;
+    let (_, tls) = stream.get_ref();
+    let facts = TlsFacts {
+        version: tls.protocol_version().map_or_else(String::new, |version| format!("{version:?}")),
+        cipher: tls.negotiated_cipher_suite().map_or_else(String::new, |suite| format!("{:?}", suite.suite())),
+        sni: tls.server_name().map(str::to_owned),
+    };
+    Ok((Box::new(stream), Some(facts)))
+}
+
+async fn answer(question: Question, context: &Context) -> Answer {
+    let clerk = &context.gateway.clerk;
+    match question {
+        Question::Hear(stage, recipient, mut hearing) => {
+            let verdict = match (stage, recipient) {
+                (Stage::Rcpt, Some(recipient)) => hearing.rcpt(clerk, &recipient).await,
+                (Stage::Data, _) => hearing.data(clerk).await,
+                _ => hearing.early(clerk, stage).await,
+            };
+            Answer::Heard(hearing, verdict)
+        }
+        Question::Verify { hash, credentials } => {
+            let _permit = context.verifications.acquire().await;
+            let check = move || password_is_right(hash.as_deref(), &credentials.password);
+            Answer::Verified(tokio::task::spawn_blocking(check).await.unwrap_or(false))
+        }
+        Question::Flush(reception) => flush(reception).await,
+        Question::Finish(reception) if reception.is_in_memory() => Answer::Finished(reception.finish()),
+        Question::Finish(reception) => {
+            let finished = tokio::task::spawn_blocking(move || reception.finish()).await;
+            Answer::Finished(finished.unwrap_or_else(|error| Ok(Err(io::Error::other(error)))))
+        }
+        Question::Commit(copies) => Answer::Committed(context.services.commit(copies).await),
+        Question::Wait(time) => {
+            tokio::time::sleep(time).await;
+            Answer::Waited
+        }
+    }
+}
+
+async fn flush(mut reception: Box<Reception>) -> Answer {
+    let written = tokio::task::spawn_blocking(move || {
+        let result = reception.flush();
+        (reception, result)
+    });
+    match written.await {
+        Ok((reception, result)) => Answer::Flushed(reception, result),
+        // The reception is lost with the task; the machine closes on an answer that doesn't fit.
+        Err(_) => Answer::Waited,
+    }
+}

@@ -1,0 +1,225 @@
+//! MAIL and RCPT, and who may have mail relayed.
+
+use std::sync::Arc;
+
+use super::{Fallback, Machine, Next, Pending, Question};
+use crate::mail::{BodyType, Envelope, Recipient};
+use crate::pipeline::{Direction, Role, Stage, Verdict};
+use crate::session::answer::Ruling;
+use crate::session::transaction::Transaction;
+use crate::smtp::command::{MailParameters, RcptParameters};
+use crate::smtp::{ForwardPath, Host, Mailbox, Reply, ReversePath};
+use crate::tenancy::Tenant;
+
+/// For whom a recipient is, as far as relaying goes.
+enum Relay {
+    /// A domain of this tenant, which has a destination (R6, R56).
+    Tenant(Arc<Tenant>),
+    /// Anywhere: the client may relay (R55, AUTH).
+    Outbound,
+    /// Ours: goes to the administrators (R49).
+    Administrators,
+    Denied,
+}
+
+impl Machine {
+    pub(super) fn check_mail(&mut self, path: ReversePath, parameters: MailParameters) -> Next {
+        if self.greeted.is_none() {
+            return self.complain(Reply::bad_sequence("Say EHLO first"));
+        }
+        if self.transaction.is_some() {
+            return self.complain(Reply::bad_sequence("Nested MAIL command"));
+        }
+        let facts = self.facts();
+        if self.listener.role == Role::Submission && self.user.is_none() && !facts.trusted {
+            return self.complain(Reply::authentication_required());
+        }
+        if path.mailbox().is_some_and(|mailbox| !mailbox.is_ascii()) && !parameters.smtputf8 {
+            return self.complain(Reply::non_ascii_without_smtputf8());
+        }
+        if let (Some(user), Some(sender)) = (&self.user, path.mailbox())
+            && !facts.trusted
+            && !user.may_send_as.allows(sender)
+        {
+            return self.complain(Reply::sender_not_owned());
+        }
+        let snapshot = (**self.gateway.current.load()).clone();
+        let declared = parameters.size.unwrap_or(0);
+        let tenant = if facts.is_outbound() { self.sending_tenant(&path) } else { None };
+        let direction = if facts.is_outbound() { Direction::Outbound } else { Direction::Inbound };
+        let mut envelope = Envelope::new(path);
+        envelope.body_type = if parameters.eight_bit { BodyType::EightBitMime } else { BodyType::SevenBit };
+        envelope.smtputf8 = parameters.smtputf8;
+        envelope.ret = parameters.ret;
+        envelope.envid = parameters.envid;
+        let transaction = Transaction::new(snapshot, envelope, direction, tenant);
+        // RFC 1870 §6.1.
+        if declared > transaction.max_message_size() {
+            return self.complain(Reply::message_too_big());
+        }
+        if !(self.gateway.has_room)(declared) {
+            self.say(&Reply::storage_full());
+            return Next::GoOn;
+        }
+        let record =
+            self.record("mail").id(transaction.mail.id).text("sender", &transaction.mail.envelope.reverse_path);
+        self.gateway.clerk.log.emit(record.number("declared_size", declared));
+        self.transaction = Some(transaction);
+        Next::Ask(Question::Hear(Stage::MailFrom, None, self.hearing()), Pending::Mail)
+    }
+
+    /// Whose outbound mail it is: of the login, of the trusted network, of the sender's domain.
+    fn sending_tenant(&self, path: &ReversePath) -> Option<Arc<Tenant>> {
+        let current = self.gateway.current.load();
+        let directory = &current.directory;
+        let by_login = self.user.as_ref().and_then(|user| user.tenant.as_deref());
+        let by_network = || directory.trusted(self.peer.client.ip()).and_then(|rule| rule.tenant.as_deref());
+        let by_name = by_login.or_else(by_network).and_then(|name| directory.tenant(name));
+        let by_domain = || path.mailbox().and_then(Mailbox::domain).and_then(|domain| directory.tenant_of(domain));
+        by_name.or_else(by_domain).cloned()
+    }
+
+    pub(super) fn proceed_mail(&mut self, verdict: Verdict) -> Next {
+        if let Verdict::Disconnect(reply) = verdict {
+            self.say(&reply);
+            return Next::Close;
+        }
+        self.say(&Reply::sender_ok());
+        Next::GoOn
+    }
+
+    pub(super) fn check_rcpt(&mut self, path: ForwardPath, parameters: RcptParameters) -> Next {
+        let Some(transaction) = &self.transaction else {
+            return self.complain(Reply::bad_sequence("Say MAIL first"));
+        };
+        if transaction.chunking {
+            return self.complain(Reply::bad_sequence("RCPT not allowed after BDAT"));
+        }
+        if let ForwardPath::Mailbox(mailbox) = &path
+            && !mailbox.is_ascii()
+            && !transaction.mail.envelope.smtputf8
+        {
+            return self.complain(Reply::non_ascii_without_smtputf8());
+        }
+        // R46: those taken stay taken.
+        if transaction.taken() >= transaction.max_recipients() {
+            return self.complain(Reply::too_many_recipients());
+        }
+        match self.relay(&path) {
+            Relay::Denied => self.complain(Reply::relay_denied()),
+            Relay::Administrators => self.take_for_administrators(),
+            Relay::Outbound => self.judge_rcpt(path, parameters, None),
+            Relay::Tenant(tenant) => self.judge_rcpt(path, parameters, Some(tenant)),
+        }
+    }
+
+    /// Not an open relay, in any form of address (faults.md SP9).
+    fn relay(&self, path: &ForwardPath) -> Relay {
+        let mailbox = match path {
+            ForwardPath::Postmaster => return Relay::Administrators,
+            ForwardPath::Mailbox(mailbox) => mailbox,
+        };
+        let ours = match &mailbox.host {
+            Host::Domain(domain) => domain.as_str().eq_ignore_ascii_case(&self.settings.host_name),
+            Host::Literal(ip) => *ip == self.peer.local.ip().to_canonical(),
+        };
+        let name = mailbox.local.as_str();
+        if ours && (mailbox.local.is_postmaster() || name.eq_ignore_ascii_case("mailer-daemon")) {
+            return Relay::Administrators;
+        }
+        let facts = self.facts();
+        let may_relay = facts.trusted || self.user.is_some();
+        if self.settings.refuse_routed_local_parts && mailbox.local.looks_routed() && !may_relay {
+            return Relay::Denied;
+        }
+        let Some(transaction) = &self.transaction else { return Relay::Denied };
+        let directory = &transaction.snapshot.directory;
+        let tenant = mailbox.domain().and_then(|domain| directory.tenant_of(domain));
+        match tenant {
+            _ if may_relay => Relay::Outbound,
+            Some(tenant) if tenant.destination.is_some() => Relay::Tenant(tenant.clone()),
+            _ => Relay::Denied,
+        }
+    }
+
+    /// R49: always taken, whatever the lists say (RFC 5321 §4.5.1).
+    fn take_for_administrators(&mut self) -> Next {
+        let administrators = self.settings.administrators.clone();
+        if administrators.is_empty() {
+            return self.complain(Reply::new(
+                550,
+                Some(crate::smtp::Enhanced::new(1, 1)),
+                "No administrator is configured here",
+            ));
+        }
+        if let Some(transaction) = &mut self.transaction {
+            let before = transaction.taken();
+            administrators.into_iter().for_each(|mailbox| transaction.take(Recipient::new(mailbox)));
+            transaction.postmaster += transaction.taken() - before;
+        }
+        self.say(&Reply::recipient_ok());
+        Next::GoOn
+    }
+
+    fn judge_rcpt(&mut self, path: ForwardPath, parameters: RcptParameters, tenant: Option<Arc<Tenant>>) -> Next {
+        let (ForwardPath::Mailbox(mailbox), Some(transaction)) = (path, &mut self.transaction) else {
+            return Next::Close;
+        };
+        let mut fallback = None;
+        if let Some(tenant) = tenant {
+            match &transaction.tenant {
+                Some(fixed) if fixed.name != tenant.name => {
+                    self.say(&Reply::other_tenant());
+                    return Next::GoOn;
+                }
+                Some(_) => {}
+                None => {
+                    fallback = Some(Box::new(Fallback {
+                        standing: transaction.standing.clone(),
+                        mail: transaction.mail.clone(),
+                        tenant: None,
+                    }));
+                    transaction.mail.tenant = Some(tenant.name.clone());
+                    transaction.tenant = Some(tenant);
+                }
+            }
+        }
+        let recipient = Recipient { mailbox, notify: parameters.notify, orcpt: parameters.orcpt };
+        let question = Question::Hear(Stage::Rcpt, Some(recipient.clone()), self.hearing());
+        Next::Ask(question, Pending::Rcpt(recipient, fallback))
+    }
+
+    pub(super) fn proceed_rcpt(
+        &mut self,
+        recipient: Recipient,
+        fallback: Option<Box<Fallback>>,
+        verdict: Verdict,
+    ) -> Next {
+        let record = self.record("rcpt").text("recipient", &recipient.mailbox).text("verdict", verdict.name());
+        self.gateway.clerk.log.emit(record);
+        let Some(transaction) = &mut self.transaction else { return Next::Close };
+        match Ruling::from(verdict) {
+            Ruling::Take => transaction.take(recipient),
+            Ruling::Drop => transaction.dropped += 1,
+            Ruling::KeepBack(reason) => {
+                transaction.kept_back.push((recipient.mailbox.clone(), reason));
+                transaction.take(recipient);
+            }
+            Ruling::Refuse(reply) => {
+                // This recipient has not fixed the tenant after all: what its chain said and did is undone.
+                if let Some(fallback) = fallback {
+                    transaction.standing = fallback.standing;
+                    transaction.mail = fallback.mail;
+                    transaction.tenant = fallback.tenant;
+                }
+                return self.complain(reply);
+            }
+            Ruling::Close(reply) => {
+                self.say(&reply);
+                return Next::Close;
+            }
+        }
+        self.say(&Reply::recipient_ok());
+        Next::GoOn
+    }
+}

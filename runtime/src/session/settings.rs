@@ -1,0 +1,138 @@
+//! What config says about sessions.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::pipeline::{Chains, Role};
+use crate::smtp::Mailbox;
+use crate::tenancy::Directory;
+
+/// Limits and names that hold for all sessions.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The gateway's own name, in banner, EHLO reply and `Received` (R44).
+    pub host_name: String,
+    /// What stands after the name in the banner (R24, R45).
+    pub banner: String,
+    /// Who gets mail to postmaster and mailer-daemon (R49).
+    pub administrators: Vec<Mailbox>,
+    /// Octets (R48).
+    pub max_message_size: u64,
+    pub max_header_size: usize,
+    pub max_header_fields: usize,
+    /// A transaction (R46). RFC 5321 §4.5.3.1.8: at least 100.
+    pub max_recipients: usize,
+    /// `Received` fields (R47).
+    pub max_hops: usize,
+    /// NOOP, VRFY, ETRN, RSET in a session before a mail (R73).
+    pub max_junk_commands: u32,
+    /// Replies 4xx and 5xx to commands, before the session is ended.
+    pub max_errors: u32,
+    /// Local parts with `%`, `!` or a quoted `@` are refused.
+    pub refuse_routed_local_parts: bool,
+    /// Where bodies too big for memory are put while they arrive.
+    pub incoming_directory: PathBuf,
+    /// Octets of a body that stay in memory.
+    pub body_memory: usize,
+    pub timeouts: Timeouts,
+}
+
+/// RFC 5321 §4.5.3.2.7 asks for at least 5 minutes for a command; DATA blocks are bounded by a rate instead (RS3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a whole command line, from the reply before it.
+    pub command: Duration,
+    /// For the next octets of a message.
+    pub data: Duration,
+    /// For a whole message, whatever its size; a slower client is cut off.
+    pub message: Duration,
+    /// For the client to take our reply.
+    pub write: Duration,
+    pub tls_handshake: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            command: Duration::from_secs(300),
+            data: Duration::from_secs(180),
+            message: Duration::from_secs(3600),
+            write: Duration::from_secs(120),
+            tls_handshake: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            host_name: "localhost".to_owned(),
+            banner: "ESMTP".to_owned(),
+            administrators: Vec::new(),
+            max_message_size: 50 * 1024 * 1024,
+            max_header_size: 256 * 1024,
+            max_header_fields: 1000,
+            max_recipients: 1000,
+            max_hops: 50,
+            max_junk_commands: 100,
+            max_errors: 20,
+            refuse_routed_local_parts: true,
+            incoming_directory: std::env::temp_dir(),
+            body_memory: 256 * 1024,
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsMode {
+    /// STARTTLS is not offered.
+    None,
+    StartTls,
+    /// Nothing but EHLO, NOOP, QUIT and STARTTLS before TLS.
+    Required,
+    /// TLS from the first octet (RFC 8314 §3).
+    Implicit,
+}
+
+#[derive(Debug, Clone)]
+pub struct Listener {
+    pub name: Arc<str>,
+    pub role: Role,
+    pub tls: TlsMode,
+    /// AUTH is offered, under TLS.
+    pub auth: bool,
+    /// Peers whose connections begin with a PROXY v2 header. It is then required.
+    pub proxy_protocol_from: Vec<IpNet>,
+    /// Peers that may say XCLIENT.
+    pub xclient_from: Vec<IpNet>,
+    /// Clients whose bare line ends are repaired instead of refused.
+    pub normalize_from: Vec<IpNet>,
+}
+
+impl Listener {
+    /// For tests and the newcomer: plain, inbound.
+    pub fn inbound(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            role: Role::Inbound,
+            tls: TlsMode::None,
+            auth: false,
+            proxy_protocol_from: Vec::new(),
+            xclient_from: Vec::new(),
+            normalize_from: Vec::new(),
+        }
+    }
+}
+
+/// What can change in a running gateway. Published whole; a session takes the one in force at connect for itself, and
+/// each mail the one in force at MAIL.
+#[derive(Clone)]
+pub struct Snapshot {
+    pub settings: Arc<Settings>,
+    pub directory: Arc<Directory>,
+    pub chains: Arc<Chains>,
+}
