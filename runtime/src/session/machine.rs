@@ -154,6 +154,12 @@ struct Fallback {
     tenant: Option<Arc<crate::tenancy::Tenant>>,
 }
 
+/// A command that must not come now, whatever it says.
+enum OutOfOrder {
+    EarlyTalker,
+    BeforeTls,
+}
+
 /// What a handler wants next.
 enum Next {
     GoOn,
@@ -330,7 +336,11 @@ impl Machine {
                 self.verb = verb(&command);
                 match self.check_sequence(&command, !buffer.is_empty()) {
                     Ok(()) => self.command(command),
-                    Err(next) => next,
+                    Err(OutOfOrder::EarlyTalker) => {
+                        self.say(&Reply::early_talker());
+                        Next::Close
+                    }
+                    Err(OutOfOrder::BeforeTls) => self.complain(Reply::tls_required()),
                 }
             }
             Err(error @ CommandError::NotSmtp) => {
@@ -350,7 +360,7 @@ impl Machine {
     }
 
     /// What may be said when, and what must be the last of a group (RFC 2920 §3.1).
-    fn check_sequence(&mut self, command: &Command, more: bool) -> Result<(), Next> {
+    fn check_sequence(&self, command: &Command, more: bool) -> Result<(), OutOfOrder> {
         let ends_group = matches!(
             command,
             Command::Helo(_)
@@ -363,8 +373,7 @@ impl Machine {
         let plain_session = self.greeted.as_ref().is_some_and(|helo| !helo.extended);
         let may_group = matches!(command, Command::Quit | Command::Bdat { .. });
         if more && (ends_group || (plain_session && !may_group)) {
-            self.say(&Reply::early_talker());
-            return Err(Next::Close);
+            return Err(OutOfOrder::EarlyTalker);
         }
         let secured = self.peer.tls.is_some();
         let before_tls = matches!(
@@ -377,7 +386,7 @@ impl Machine {
                 | Command::XClient(_)
         );
         if self.listener.tls == TlsMode::Required && !secured && !before_tls {
-            return Err(self.complain(Reply::tls_required()));
+            return Err(OutOfOrder::BeforeTls);
         }
         Ok(())
     }
@@ -449,7 +458,7 @@ impl Machine {
             return Next::Close;
         }
         self.say(reply);
-        if self.junk % JUNK_STEP == 0 {
+        if self.junk.is_multiple_of(JUNK_STEP) {
             return Next::Ask(Question::Wait(SLOW_DOWN), Pending::Wait);
         }
         Next::GoOn

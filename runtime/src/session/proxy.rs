@@ -47,7 +47,7 @@ mod tests {
 
     fn header(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
         let len = u16::try_from(rest.len()).unwrap().to_be_bytes();
-        [b"\r\n\r\n\0\r\nQUIT\n", &[0x20 | command, family], &len[..], rest].concat()
+        [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[0x20 | command, family], &len[..], rest].concat()
     }
 
     #[tokio::test]
