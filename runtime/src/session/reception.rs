@@ -73,7 +73,9 @@ impl Reception {
     /// Takes what there is of DATA. `Progress::End`: the terminator was read.
     pub fn read_data(&mut self, input: &mut BytesMut) -> Progress {
         let Source::Data(reader) = &mut self.source else { return Progress::End };
+        let unsorted = self.pending.len();
         let progress = reader.read(input, &mut self.pending);
+        self.size += (self.pending.len() - unsorted) as u64;
         self.sort(progress == Progress::End);
         progress
     }
@@ -81,10 +83,12 @@ impl Reception {
     /// Takes a piece of a BDAT chunk; `end`: it is the end of the last one.
     pub fn read_chunk(&mut self, piece: &[u8], end: bool) {
         let Source::Chunks(reader) = &mut self.source else { return };
+        let unsorted = self.pending.len();
         reader.read(piece, &mut self.pending);
         if end {
             reader.finish(&mut self.pending);
         }
+        self.size += (self.pending.len() - unsorted) as u64;
         self.sort(end);
     }
 
@@ -117,7 +121,6 @@ impl Reception {
     /// Header lines go to the header until the empty line, everything else to the body.
     fn sort(&mut self, end: bool) {
         let pending = std::mem::take(&mut self.pending);
-        self.size += pending.len() as u64;
         let mut rest = pending.as_slice();
         while self.in_header && !rest.is_empty() {
             let Some(lf) = rest.iter().position(|&b| b == b'\n') else { break };
