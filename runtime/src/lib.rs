@@ -8,6 +8,7 @@ pub mod log;
 pub mod mail;
 pub mod metrics;
 pub mod pipeline;
+pub mod server;
 pub mod session;
 pub mod smtp;
 pub mod spool;

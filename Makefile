@@ -1,0 +1,40 @@
+# Postern. `make run` and `make test` are all a newcomer needs.
+# CARGO: another cargo. TEST_FLAGS: passed to `cargo test`, e.g. TEST_FLAGS=dialog.
+
+CARGO ?= cargo
+TEST_FLAGS ?=
+RUN_FLAGS ?=
+
+.PHONY: run test build plugins lint test-crash fuzz clean need-rust
+
+run: plugins
+	$(CARGO) run --quiet --package postern -- localserve $(RUN_FLAGS)
+
+test: plugins
+	$(CARGO) build --package postern
+	$(CARGO) test --workspace $(TEST_FLAGS)
+
+build: plugins
+	$(CARGO) build --release --package postern
+	@echo "The binary is target/release/postern"
+
+# The default plugin set as WebAssembly, in target/plugins; installs or names what it needs for that.
+plugins: need-rust
+	@plugins/build
+
+lint: plugins
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- --deny warnings
+	sh -n plugins/build
+
+# 200 kills instead of the 20 of `make test`.
+test-crash: plugins
+	$(CARGO) build --package postern
+	POSTERN_CRASH_ROUNDS=200 $(CARGO) test --package postern-tests -- crash --nocapture
+
+clean:
+	$(CARGO) clean
+
+need-rust:
+	@command -v $(CARGO) >/dev/null 2>&1 || { \
+	  echo 'Rust 1.95 or newer is needed. See https://www.rust-lang.org/tools/install, then run make again.' >&2; exit 1; }
