@@ -19,6 +19,8 @@ pub struct Transaction {
     pub tenant: Option<Arc<Tenant>>,
     /// Recipients that were answered 250 and dropped.
     pub dropped: usize,
+    /// Recipients that were too many.
+    pub overshoot: u32,
     /// Recipients whose copy is kept back, and why.
     pub kept_back: Vec<(Mailbox, String)>,
     /// Recipients that stand for postmaster: no verdict refuses them (R49).
@@ -47,6 +49,7 @@ impl Transaction {
             direction,
             tenant,
             dropped: 0,
+            overshoot: 0,
             kept_back: Vec::new(),
             postmaster: 0,
             reception: None,

@@ -11,6 +11,9 @@ use crate::smtp::command::{MailParameters, RcptParameters};
 use crate::smtp::{ForwardPath, Host, Mailbox, Reply, ReversePath};
 use crate::tenancy::Tenant;
 
+/// Recipients beyond the limit that a client may send before each is counted as an error.
+const MAX_OVERSHOOT: u32 = 1000;
+
 /// For whom a recipient is, as far as relaying goes.
 enum Relay {
     /// A domain of this tenant, which has a destination (R6, R56).
@@ -101,9 +104,8 @@ impl Machine {
         {
             return self.complain(Reply::non_ascii_without_smtputf8());
         }
-        // R46: those taken stay taken.
         if transaction.taken() >= transaction.max_recipients() {
-            return self.complain(Reply::too_many_recipients());
+            return self.too_many_recipients();
         }
         match self.relay(&path) {
             Relay::Denied => self.complain(Reply::relay_denied()),
@@ -111,6 +113,18 @@ impl Machine {
             Relay::Outbound => self.judge_rcpt(path, parameters, None),
             Relay::Tenant(tenant) => self.judge_rcpt(path, parameters, Some(tenant)),
         }
+    }
+
+    /// R46: those taken stay taken. A list server that sends one long group hears 452 for the rest of it and comes back
+    /// with them (RFC 5321 §4.5.3.1.10); who goes on and on is in error.
+    fn too_many_recipients(&mut self) -> Next {
+        let Some(transaction) = &mut self.transaction else { return Next::Close };
+        transaction.overshoot += 1;
+        if transaction.overshoot > MAX_OVERSHOOT {
+            return self.complain(Reply::too_many_recipients());
+        }
+        self.say(&Reply::too_many_recipients());
+        Next::GoOn
     }
 
     /// Not an open relay, in any form of address (faults.md SP9).
