@@ -34,14 +34,14 @@ fn workload() -> Vec<Step> {
         Step::Forget(1),
         commit(&[(4, 0, 900), (5, 0, 50)], &[(3, "x")], &[2]),
     ];
-    for id in 10..22 {
+    for id in 10..40 {
         steps.push(commit(&[(id, 0, if id % 3 == 0 { 1000 } else { 590 })], &[(4, "again")], &[]));
         if id > 12 {
             steps.push(if id % 2 == 0 { Step::Forget(id - 2) } else { commit(&[(100, id, 30)], &[], &[id - 2]) });
         }
     }
     steps.push(commit(&[], &[(100, "last")], &[4]));
-    steps.push(commit(&[], &[], &[19]));
+    steps.push(commit(&[], &[], &[37]));
     steps
 }
 
@@ -142,7 +142,7 @@ fn a_crash_at_every_operation() {
             assert_eq!(reopened(&after.restart(Restart::PowerCut)), found, "operation {operation}, {how:?}, once more");
         }
         if !disk.has_failed() {
-            assert!(operation > 100, "the workload is too small: {operation} operations");
+            assert!(operation > 200, "the workload is too small: {operation} operations");
             return;
         }
     }
@@ -170,7 +170,7 @@ fn an_error_at_every_operation() {
 fn k17_recovery_may_die_too() {
     let directory = tempfile::tempdir().unwrap();
     let origin = SimulatedDisk::new();
-    origin.fail_at(150, Fault::Crash);
+    origin.fail_at(201, Fault::Crash);
     let outcome = work(&origin, directory.path(), true);
     assert!(origin.has_failed());
     let origin = origin.restart(Restart::Torn(1));

@@ -70,7 +70,7 @@ fn p3_a_flipped_bit_costs_one_record() {
     for closed in [false, true] {
         let (origin, places) = spool_of(20, closed);
         for (file, content) in origin.files().iter().filter(|(path, _)| path.starts_with("/spool/segments")) {
-            for bit in (0..content.len() * 8).step_by(211) {
+            for bit in (0..content.len() * 8).step_by(509) {
                 let disk = origin.restart(super::super::simulated::Restart::Kill);
                 disk.damage(file, |content| content[bit / 8] ^= 1 << (bit % 8));
                 let at = bit as u64 / 8;
