@@ -67,15 +67,17 @@ impl Checker<'_> {
         let directory =
             self.directory(written.tenant, written.user, written.trusted_network, &names, host_name.as_ref());
         let queue = self.queue(written.queue);
+        let delivery = self.delivery(written.delivery);
+        let dns = self.dns(written.dns);
         let settings = Settings {
             server: server?,
             http,
             listeners,
             spool: spool?,
             queue,
-            delivery: self.delivery(written.delivery),
+            delivery,
             smart_hosts,
-            dns: self.dns(written.dns),
+            dns,
             directory: directory?,
             resellers,
             plugins: plugins.into_all(),
