@@ -3,6 +3,8 @@
 //! Dependencies between the modules point one way (`tests/tidy.rs` enforces it):
 //! `server, config → session, host, queue, delivery → pipeline, spool, dns, tenancy → mail → smtp`.
 
+pub mod cli;
+pub mod config;
 pub mod delivery;
 pub mod log;
 pub mod mail;

@@ -1,6 +1,7 @@
 //! Resellers, tenants, their domains and destinations; users and trusted networks. Values only: config makes them.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -23,8 +24,8 @@ pub struct Tenant {
     pub max_recipients: Option<usize>,
 }
 
-/// A user who may log in (R40).
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A user who may log in (R40). Debug doesn't show the hash.
+#[derive(Clone, PartialEq, Eq)]
 pub struct User {
     pub login: Arc<str>,
     /// PHC string, argon2.
@@ -32,6 +33,16 @@ pub struct User {
     pub tenant: Option<Arc<str>>,
     /// Whose addresses the user may send from (R42).
     pub may_send_as: SendAs,
+}
+
+impl fmt::Debug for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("User")
+            .field("login", &self.login)
+            .field("tenant", &self.tenant)
+            .field("may_send_as", &self.may_send_as)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,6 +126,10 @@ impl Directory {
 
     pub fn tenants(&self) -> impl Iterator<Item = &Arc<Tenant>> {
         self.tenants.values()
+    }
+
+    pub fn users(&self) -> impl Iterator<Item = &Arc<User>> {
+        self.users.values()
     }
 
     pub fn user(&self, login: &str) -> Option<&Arc<User>> {

@@ -1,0 +1,299 @@
+//! Plugins and the chains they stand in.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use toml::Spanned;
+
+use super::Checker;
+use super::tenant::Names;
+use crate::config::settings::{ChainEntry, Chains, Limits, Plugin, PluginSource};
+use crate::config::source::Span;
+use crate::config::suggest::did_you_mean;
+use crate::config::value::name::Name;
+use crate::config::value::quantity::Count;
+use crate::config::value::word::{Grant, WrittenSource};
+use crate::config::value::{At, FromText as _};
+use crate::config::written;
+use crate::pipeline::{Directions, OnFailure, Scope};
+
+/// The declared plugins by scope and name.
+#[derive(Default)]
+pub(super) struct Plugins {
+    by_scope: HashMap<(Scope, Arc<str>), Declaration>,
+    /// In the order of the files.
+    all: Vec<Arc<Plugin>>,
+}
+
+struct Declaration {
+    /// `None` after a mistake in it.
+    plugin: Option<Arc<Plugin>>,
+    on_failure: OnFailure,
+    available: bool,
+    span: Span,
+}
+
+impl Plugins {
+    pub(super) fn into_all(self) -> Vec<Arc<Plugin>> {
+        self.all
+    }
+
+    fn at(&self, scope: &Scope, name: &str) -> Option<&Declaration> {
+        self.by_scope.get(&(scope.clone(), name.into()))
+    }
+}
+
+/// Those in the same place first, then those above it.
+fn scopes(owner: &Scope, reseller: Option<&Arc<str>>) -> Vec<Scope> {
+    let mut scopes = vec![owner.clone()];
+    if let (Scope::Tenant(_), Some(reseller)) = (owner, reseller) {
+        scopes.push(Scope::Reseller(reseller.clone()));
+    }
+    if *owner != Scope::Platform {
+        scopes.push(Scope::Platform);
+    }
+    scopes
+}
+
+impl Checker<'_> {
+    pub(super) fn plugins(&mut self, written: Vec<written::Plugin>, names: &Names) -> Plugins {
+        let mut plugins = Plugins::default();
+        for plugin in written {
+            let scope = plugin.scope.as_ref().map_or(Scope::Platform, |at| at.value.clone());
+            let key = (scope, plugin.name.value.0.clone());
+            let declaration = Declaration {
+                on_failure: plugin.on_failure.as_ref().map_or(OnFailure::Defer, |at| at.value),
+                available: plugin.available,
+                span: plugin.name.span,
+                plugin: self.plugin(plugin, &key.0, names).map(Arc::new),
+            };
+            let span = declaration.span;
+            plugins.all.extend(declaration.plugin.clone());
+            if let Some(first) = plugins.by_scope.insert(key.clone(), declaration) {
+                self.findings
+                    .push_error(Some(span), format!("the plugin `{}` is there twice in {}", key.1, key.0))
+                    .also(first.span, "first here");
+            }
+        }
+        self.ambiguous(&plugins);
+        plugins
+    }
+
+    /// A reseller's or tenant's plugin that bears the name of one of the platform's: exemptions and log would not say which.
+    fn ambiguous(&mut self, plugins: &Plugins) {
+        for ((scope, name), declaration) in &plugins.by_scope {
+            if let (true, Some(platform)) = (*scope != Scope::Platform, plugins.at(&Scope::Platform, name)) {
+                self.findings
+                    .push_error(Some(declaration.span), format!("`{name}` is the name of a plugin of the platform"))
+                    .also(platform.span, "this one");
+            }
+        }
+    }
+
+    fn plugin(&mut self, written: written::Plugin, scope: &Scope, names: &Names) -> Option<Plugin> {
+        self.known_scope(written.scope.as_ref(), names);
+        let source = self.source(written.source);
+        self.grants(&written.grants, &written.tables, names);
+        let tables = self.tables(written.tables);
+        let config = match written.config {
+            Some(config) => self.json(config),
+            None => Some(Value::Object(Map::new())),
+        };
+        let source = source?;
+        Some(Plugin {
+            name: written.name.value.0,
+            scope: scope.clone(),
+            available: written.available,
+            reuse: written.reuse.unwrap_or(matches!(source, PluginSource::Builtin(_))),
+            source,
+            config: config?,
+            grants: written.grants.into_iter().map(|at| at.value).collect(),
+            tables,
+            limits: self.limits(written.limits),
+        })
+    }
+
+    fn limits(&mut self, written: written::Limits) -> Limits {
+        let count = |written: Option<Count>| written.map(|count| count.0);
+        Limits {
+            cpu: written.cpu.map(|at| self.positive(Some(at), super::SECOND)),
+            wall: written.wall.map(|at| self.positive(Some(at), super::SECOND)),
+            memory: written.memory.map(|at| at.value),
+            table_elements: count(written.table_elements),
+            host_calls: count(written.host_calls),
+            handles: count(written.handles),
+            octets: written.octets.map(|at| at.value),
+            scan: written.scan.map(|at| at.value),
+            concurrency: count(written.concurrency),
+        }
+    }
+
+    fn known_scope(&mut self, written: Option<&At<Scope>>, names: &Names) {
+        let Some(at) = written else { return };
+        let name = |name: &Arc<str>| At { value: Name(name.clone()), span: at.span };
+        match &at.value {
+            Scope::Platform => true,
+            Scope::Reseller(reseller) => self.known("reseller", &name(reseller), &names.resellers),
+            Scope::Tenant(tenant) => self.known("tenant", &name(tenant), &names.tenants),
+        };
+    }
+
+    fn source(&mut self, written: At<WrittenSource>) -> Option<PluginSource> {
+        match written.value {
+            WrittenSource::Builtin(name) if self.builtins.contains(&&*name) => Some(PluginSource::Builtin(name)),
+            WrittenSource::Builtin(name) => {
+                let help = did_you_mean(&name, self.builtins.iter().copied())
+                    .unwrap_or_else(|| format!("the built-in ones are {}", self.builtins.join(", ")));
+                self.findings
+                    .push_error(Some(written.span), format!("there is no built-in plugin `{name}`"))
+                    .help(help);
+                None
+            }
+            WrittenSource::File(path) => self.file(&At { value: path, span: written.span }).map(PluginSource::File),
+        }
+    }
+
+    fn grants(&mut self, grants: &[At<Grant>], tables: &BTreeMap<String, At<PathBuf>>, names: &Names) {
+        for grant in grants {
+            if let Some(name) = grant.value.smart_host() {
+                let name = At { value: Name(name.into()), span: grant.span };
+                self.known("smart host", &name, &names.smart_hosts);
+            }
+        }
+        if let (Some(table), false) = (tables.values().next(), grants.iter().any(|grant| &*grant.value.0 == "tables")) {
+            self.findings
+                .push_error(Some(table.span), "this plugin has tables, but may not use them".to_owned())
+                .help("add \"tables\" to its `grants`");
+        }
+    }
+
+    fn tables(&mut self, written: BTreeMap<String, At<PathBuf>>) -> BTreeMap<String, PathBuf> {
+        let mut tables = BTreeMap::new();
+        for (name, at) in written {
+            if let Err(problem) = Name::from_text(&name) {
+                self.findings.error(Some(at.span), problem.lines().next().unwrap_or_default().to_owned());
+            }
+            tables.extend(self.file(&at).map(|path| (name, path)));
+        }
+        tables
+    }
+
+    fn json(&mut self, config: Spanned<toml::Table>) -> Option<Value> {
+        let span = config.span();
+        let json = json_of(toml::Value::Table(config.into_inner()));
+        if json.is_none() {
+            self.findings.error(Some(span.into()), "JSON knows neither `nan` nor `inf`".to_owned());
+        }
+        json
+    }
+
+    pub(super) fn chains(
+        &mut self,
+        platform: &written::Chain,
+        resellers: &[written::Reseller],
+        tenants: &[written::Tenant],
+        plugins: &Plugins,
+    ) -> Chains {
+        let mut chains =
+            Chains { platform: self.chain(&platform.platform, &Scope::Platform, None, plugins), ..Chains::default() };
+        for reseller in resellers.iter().filter(|reseller| !reseller.chain.is_empty()) {
+            let name = reseller.name.value.0.clone();
+            let chain = self.chain(&reseller.chain, &Scope::Reseller(name.clone()), None, plugins);
+            chains.resellers.insert(name, chain);
+        }
+        for tenant in tenants.iter().filter(|tenant| !tenant.chain.is_empty()) {
+            let name = tenant.name.value.0.clone();
+            let reseller = tenant.reseller.as_ref().map(|at| &at.value.0);
+            let chain = self.chain(&tenant.chain, &Scope::Tenant(name.clone()), reseller, plugins);
+            chains.tenants.insert(name, chain);
+        }
+        chains
+    }
+
+    fn chain(
+        &mut self,
+        written: &[Spanned<written::ChainEntry>],
+        owner: &Scope,
+        reseller: Option<&Arc<str>>,
+        plugins: &Plugins,
+    ) -> Vec<ChainEntry> {
+        let scopes = scopes(owner, reseller);
+        let mut seen: HashMap<&str, Span> = HashMap::new();
+        let mut chain = Vec::new();
+        for entry in written {
+            let span: Span = entry.span().into();
+            let (name, span, table) = match entry.get_ref() {
+                written::ChainEntry::Short(name) => (name.as_str(), span, None),
+                written::ChainEntry::Table(table) => (&*table.plugin.value.0, table.plugin.span, Some(table)),
+            };
+            if let Some(first) = seen.insert(name, span) {
+                self.findings
+                    .push_error(Some(span), format!("`{}` stands in this chain twice", name.escape_debug()))
+                    .also(first, "first here");
+            }
+            let exemptable = self.exemptable(table, owner);
+            let Some(declaration) = self.find(name, span, &scopes, plugins) else { continue };
+            let Some(plugin) = declaration.plugin.clone() else { continue };
+            let written_failure = table.and_then(|table| table.on_failure.as_ref());
+            chain.push(ChainEntry {
+                plugin,
+                directions: table.and_then(|t| t.direction.as_ref()).map_or(Directions::Both, |at| at.value),
+                on_failure: written_failure.map_or(declaration.on_failure, |at| at.value),
+                exemptable,
+            });
+        }
+        chain
+    }
+
+    fn exemptable(&mut self, table: Option<&written::ChainEntryTable>, owner: &Scope) -> bool {
+        let Some(flag) = table.and_then(|table| table.exemptable.as_ref()) else { return false };
+        if *owner != Scope::Platform {
+            self.findings
+                .push_error(Some(flag.span().into()), "only the platform's tests can be exemptable".to_owned())
+                .help("whoever owns a chain can change it instead");
+        }
+        *flag.get_ref()
+    }
+
+    fn find<'p>(&mut self, name: &str, span: Span, scopes: &[Scope], plugins: &'p Plugins) -> Option<&'p Declaration> {
+        let found = scopes.iter().find_map(|scope| plugins.at(scope, name).map(|declaration| (scope, declaration)));
+        let shown = name.escape_debug();
+        match found {
+            Some((scope, declaration)) if Some(scope) != scopes.first() && !declaration.available => {
+                self.findings
+                    .push_error(Some(span), format!("the plugin `{shown}` of {scope} is not available here"))
+                    .also(declaration.span, "declared here")
+                    .help("`available = true` there lets the scopes below use it");
+                None
+            }
+            Some((_, declaration)) => Some(declaration),
+            None => {
+                let known =
+                    plugins.by_scope.keys().filter(|(scope, _)| scopes.contains(scope)).map(|(_, name)| &**name);
+                let help = did_you_mean(name, known).unwrap_or_else(|| match self.builtins.contains(&name) {
+                    true => format!("declare it: [[plugin]] name = \"{name}\", source = \"builtin:{name}\""),
+                    false => "declare it with [[plugin]]".to_owned(),
+                });
+                self.findings.push_error(Some(span), format!("there is no plugin `{shown}`")).help(help);
+                None
+            }
+        }
+    }
+}
+
+/// `None` for a number that JSON does not have.
+fn json_of(value: toml::Value) -> Option<Value> {
+    Some(match value {
+        toml::Value::String(text) => Value::String(text),
+        toml::Value::Integer(number) => Value::from(number),
+        toml::Value::Float(number) => Value::Number(serde_json::Number::from_f64(number)?),
+        toml::Value::Boolean(flag) => Value::Bool(flag),
+        toml::Value::Datetime(time) => Value::String(time.to_string()),
+        toml::Value::Array(list) => Value::Array(list.into_iter().map(json_of).collect::<Option<_>>()?),
+        toml::Value::Table(table) => Value::Object(
+            table.into_iter().map(|(key, value)| json_of(value).map(|value| (key, value))).collect::<Option<_>>()?,
+        ),
+    })
+}

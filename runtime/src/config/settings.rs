@@ -1,0 +1,269 @@
+//! The config, checked: every reference leads somewhere, every default is filled in, every path is complete.
+//!
+//! Values only. Each part is what one module needs; nothing here opens a socket or loads a plugin.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+pub use super::value::quantity::ByteSize;
+pub use super::value::secret::Secret;
+pub use super::value::word::{Grant, ListenerTls};
+use crate::mail::TlsPolicy;
+use crate::pipeline::{Directions, OnFailure, Role, Scope};
+use crate::smtp::{Domain, Host, Mailbox};
+use crate::tenancy::Directory;
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub server: Server,
+    /// Health and metrics; `None`: not served.
+    pub http: Option<Http>,
+    /// At least one; names and addresses differ.
+    pub listeners: Vec<Listener>,
+    pub spool: Spool,
+    pub queue: Queue,
+    pub delivery: Delivery,
+    /// Names differ.
+    pub smart_hosts: Vec<SmartHost>,
+    pub dns: Dns,
+    pub directory: Directory,
+    pub resellers: Vec<Arc<str>>,
+    /// All that are declared, used or not. Names differ within a scope and from those of the scopes above it.
+    pub plugins: Vec<Arc<Plugin>>,
+    pub chains: Chains,
+    pub log: Log,
+}
+
+impl Settings {
+    /// Where the running gateway takes commands.
+    pub fn control_socket(&self) -> PathBuf {
+        self.spool.directory.join("control.sock")
+    }
+}
+
+/// The gateway itself and what one client may do.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// In greeting, EHLO reply, `Received` and our own EHLO (R44).
+    pub host_name: Domain,
+    /// After host name and `ESMTP` in the greeting (R45).
+    pub banner: String,
+    /// Who gets the mail to postmaster (R49, RFC 5321 §4.5.1).
+    pub administrators: Vec<Mailbox>,
+    pub max_connections: u32,
+    pub max_connections_per_client: u32,
+    pub max_message_size: ByteSize,
+    pub max_header_size: ByteSize,
+    pub max_header_fields: u32,
+    pub max_recipients: u32,
+    /// `Received` fields (R47).
+    pub max_hops: u32,
+    /// NOOP, VRFY, RSET … before a mail (R73).
+    pub junk_commands: u32,
+    /// 5xx replies to commands in a session, then 421.
+    pub max_errors: u32,
+    /// Waiting for the next command (RFC 5321 §4.5.3.2.7).
+    pub command_timeout: Duration,
+    /// Waiting for more octets of a message.
+    pub data_timeout: Duration,
+    /// TLS handshake and PROXY header.
+    pub handshake_timeout: Duration,
+    /// How long a stop waits for open sessions and deliveries.
+    pub drain_timeout: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http {
+    pub address: SocketAddr,
+}
+
+#[derive(Debug, Clone)]
+pub struct Listener {
+    pub name: Arc<str>,
+    pub address: SocketAddr,
+    pub role: Role,
+    pub tls: ListenerTls,
+    /// There whenever `tls` is not `None`.
+    pub certificate: Option<Certificate>,
+    /// AUTH is offered, under TLS only.
+    pub auth: bool,
+    /// Peers that must send a PROXY header.
+    pub proxy_protocol_from: Vec<IpNet>,
+    /// Peers that may use XCLIENT.
+    pub xclient_from: Vec<IpNet>,
+    pub line_ends: LineEnds,
+}
+
+/// What happens to a bare CR or LF in data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LineEnds {
+    /// 550 5.5.2.
+    Strict,
+    /// Repaired for all clients.
+    Normalize,
+    /// Repaired for clients in these networks, refused for all others.
+    NormalizeFrom(Vec<IpNet>),
+}
+
+/// A certificate chain with its key, both read and found to belong together.
+#[derive(Clone)]
+pub struct Certificate {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub certified_key: Arc<rustls::sign::CertifiedKey>,
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate").field("certificate", &self.certificate).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spool {
+    pub directory: PathBuf,
+    /// Octets of the file system that stay free.
+    pub reserve: ByteSize,
+    pub segment_size: ByteSize,
+    /// Bodies above it wait in a file, not in memory.
+    pub body_threshold: ByteSize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    /// The waits after the first, second … attempt; the last one again and again. Never empty.
+    pub retry: Vec<Duration>,
+    /// A mail that waits longer goes back to its sender.
+    pub expiry: Duration,
+    /// `None`: no DSN about a delay.
+    pub delay_warning: Option<Duration>,
+    /// Delivery attempts at once.
+    pub concurrency: u32,
+    pub concurrency_per_destination: u32,
+    pub concurrency_per_tenant: u32,
+    pub quarantine_keep: Duration,
+}
+
+/// The SMTP client. The timeouts are those of RFC 5321 §4.5.3.2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    pub connect_timeout: Duration,
+    /// §4.5.3.2.1.
+    pub greeting_timeout: Duration,
+    /// EHLO, STARTTLS, AUTH, MAIL, RCPT (§4.5.3.2.2, §4.5.3.2.3).
+    pub command_timeout: Duration,
+    /// DATA's 354 (§4.5.3.2.4).
+    pub data_timeout: Duration,
+    /// One write of data (§4.5.3.2.5).
+    pub data_block_timeout: Duration,
+    /// The reply to the final dot (§4.5.3.2.6).
+    pub data_end_timeout: Duration,
+    /// How long an open connection waits for another message.
+    pub idle_timeout: Duration,
+    pub max_messages_per_connection: u32,
+    /// For routes by MX.
+    pub tls: TlsPolicy,
+    /// Local addresses to connect from, in turn; empty: the system chooses.
+    pub source_addresses: Vec<IpAddr>,
+    /// 25, but in tests.
+    pub mx_port: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SmartHost {
+    pub name: Arc<str>,
+    pub host: Host,
+    pub port: u16,
+    /// With a login: `Verified` or `Implicit`.
+    pub tls: TlsPolicy,
+    pub login: Option<Login>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    pub user: String,
+    pub password: Secret,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    pub servers: Vec<SocketAddr>,
+    /// Use the system's servers (`/etc/resolv.conf`). False and no servers: there is no DNS.
+    pub system: bool,
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plugin {
+    pub name: Arc<str>,
+    /// Who owns it.
+    pub scope: Scope,
+    /// The scopes below may put it into their chains.
+    pub available: bool,
+    pub source: PluginSource,
+    /// An object; `{}` where there is none.
+    pub config: serde_json::Value,
+    pub grants: BTreeSet<Grant>,
+    pub tables: BTreeMap<String, PathBuf>,
+    pub limits: Limits,
+    /// Instances serve more than one call; for the built-in ones unless written otherwise.
+    pub reuse: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PluginSource {
+    Builtin(Arc<str>),
+    File(PathBuf),
+}
+
+/// What one call may use; `None`: the host's default.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    pub cpu: Option<Duration>,
+    pub wall: Option<Duration>,
+    pub memory: Option<ByteSize>,
+    /// Elements of WebAssembly tables.
+    pub table_elements: Option<u32>,
+    pub host_calls: Option<u32>,
+    /// Resource handles at a time.
+    pub handles: Option<u32>,
+    /// Passed between host and plugin.
+    pub octets: Option<ByteSize>,
+    /// Read by the host for the plugin: search, digest, MIME.
+    pub scan: Option<ByteSize>,
+    /// Calls at once.
+    pub concurrency: Option<u32>,
+}
+
+/// What stands in each chain, in order.
+#[derive(Debug, Clone, Default)]
+pub struct Chains {
+    pub platform: Vec<ChainEntry>,
+    /// Only those that have a chain.
+    pub resellers: HashMap<Arc<str>, Vec<ChainEntry>>,
+    pub tenants: HashMap<Arc<str>, Vec<ChainEntry>>,
+}
+
+#[derive(Debug, Clone)]
+pub struct ChainEntry {
+    /// The plugin's name is the test's name.
+    pub plugin: Arc<Plugin>,
+    pub directions: Directions,
+    pub on_failure: OnFailure,
+    /// Only ever true in the platform's chain.
+    pub exemptable: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// Of the events; `None`: standard output.
+    pub file: Option<PathBuf>,
+    /// Of the diagnostics on standard error.
+    pub level: tracing::Level,
+}

@@ -1,0 +1,223 @@
+//! Names, addresses and networks.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::FromText;
+use crate::smtp::{Domain, Host, Mailbox};
+
+/// The name of a tenant, plugin, listener …: it goes into labels, scopes and file names.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name(pub Arc<str>);
+
+impl FromText for Name {
+    const WHAT: &'static str = "a name";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
+        if (1..=64).contains(&text.len()) && text.bytes().all(legal) && !text.starts_with('-') {
+            return Ok(Self(text.into()));
+        }
+        Err(format!("`{}` is not a name\na name has 1 to 64 characters of a-z, 0-9, `-` and `_`", text.escape_debug()))
+    }
+}
+
+impl FromText for Domain {
+    const WHAT: &'static str = "a domain";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let shown = text.escape_debug();
+        let domain =
+            Self::parse(text).map_err(|error| format!("`{shown}` is not a domain: {}", without_prefix(&error)))?;
+        // A name whose last label is a number is an address, or half of one.
+        let last = domain.as_str().rsplit('.').next().unwrap_or("");
+        if last.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(format!("`{shown}` is not a domain: it ends in a number"));
+        }
+        Ok(domain)
+    }
+}
+
+impl FromText for Mailbox {
+    const WHAT: &'static str = "an address like \"postmaster@example.com\"";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let shown = text.escape_debug();
+        Self::parse(text).map_err(|error| format!("`{shown}` is not an address: {}", without_prefix(&error)))
+    }
+}
+
+fn without_prefix(error: &impl ToString) -> String {
+    let text = error.to_string();
+    text.strip_prefix("address syntax: ").unwrap_or(&text).to_owned()
+}
+
+impl FromText for Host {
+    const WHAT: &'static str = "a host name or IP address";
+
+    /// A name, an address, or an address in brackets (R13).
+    fn from_text(text: &str) -> Result<Self, String> {
+        let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+        if let Ok(address) = bare.parse::<IpAddr>() {
+            return Ok(Self::Literal(address));
+        }
+        Domain::from_text(text).map(Self::Domain).map_err(|error| error.replace("is not a domain", "is not a host"))
+    }
+}
+
+/// A host and perhaps a port, as a destination is written in short.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPort {
+    pub host: Host,
+    pub port: Option<u16>,
+}
+
+impl FromText for HostPort {
+    const WHAT: &'static str = "a host like \"mail.example.com\", \"192.0.2.11\" or \"[2001:db8::1]:2525\"";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        if let Ok(host) = Host::from_text(text) {
+            return Ok(Self { host, port: None });
+        }
+        let Some((host, port)) = text.rsplit_once(':') else {
+            return Host::from_text(text).map(|host| Self { host, port: None });
+        };
+        match port.parse() {
+            Ok(port @ 1_u16..) => Ok(Self { host: Host::from_text(host)?, port: Some(port) }),
+            _ => Err(format!("`{}` is not a port: those are 1 to 65535", port.escape_debug())),
+        }
+    }
+}
+
+impl FromText for SocketAddr {
+    const WHAT: &'static str = "an address and port like \"0.0.0.0:25\"";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| {
+            let shown = text.escape_debug();
+            format!("`{shown}` is not an IP address with a port\nwrite it like \"0.0.0.0:25\" or \"[::]:25\"")
+        })
+    }
+}
+
+impl FromText for IpAddr {
+    const WHAT: &'static str = "an IP address";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| format!("`{}` is not an IP address", text.escape_debug()))
+    }
+}
+
+/// A DNS server; the port is 53 unless it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DnsServer(pub SocketAddr);
+
+impl FromText for DnsServer {
+    const WHAT: &'static str = "the IP address of a DNS server";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)).or_else(|_| text.parse());
+        address.map(Self).map_err(|_| format!("`{}` is not the IP address of a DNS server", text.escape_debug()))
+    }
+}
+
+impl FromText for IpNet {
+    const WHAT: &'static str = "a network like \"192.0.2.0/24\"";
+
+    /// An address alone, `NET/BITS` or `NET/MASK`; bits beyond the mask are an error, for they are a slip.
+    fn from_text(text: &str) -> Result<Self, String> {
+        let shown = text.escape_debug();
+        let bad = || {
+            format!("`{shown}` is not a network\nwrite it like \"192.0.2.0/24\", \"2001:db8::/32\" or \"192.0.2.7\"")
+        };
+        let Some((address, mask)) = text.split_once('/') else {
+            return text.parse::<IpAddr>().map(Self::from).map_err(|_| bad());
+        };
+        let address: IpAddr = address.parse().map_err(|_| bad())?;
+        let network = match (mask.parse::<u8>(), mask.parse::<IpAddr>()) {
+            (Ok(bits), _) => Self::new(address, bits).map_err(|_| bad())?,
+            (_, Ok(mask)) => Self::with_netmask(address, mask).map_err(|_| bad())?,
+            _ => return Err(bad()),
+        };
+        if network.trunc() != network {
+            return Err(format!("`{shown}` has bits set beyond its prefix\ndid you mean `{}`?", network.trunc()));
+        }
+        Ok(network)
+    }
+}
+
+/// An address, `@domain`, or `*` for any.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SenderPattern {
+    Any,
+    Domain(Domain),
+    Mailbox(Mailbox),
+}
+
+impl FromText for SenderPattern {
+    const WHAT: &'static str = "an address, \"@domain\" or \"*\"";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text.strip_prefix('@') {
+            _ if text == "*" => Ok(Self::Any),
+            Some(domain) => Domain::from_text(domain).map(Self::Domain),
+            None => Mailbox::from_text(text).map(Self::Mailbox).map_err(|error| {
+                format!("{error}\nwrite an address, \"@domain\" for all of a domain, or \"*\" for any")
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks() {
+        for (text, expected) in [
+            ("192.0.2.0/24", "192.0.2.0/24"),
+            ("192.0.2.7", "192.0.2.7/32"),
+            ("10.0.0.0/255.0.0.0", "10.0.0.0/8"),
+            ("2001:db8::/32", "2001:db8::/32"),
+            ("::1", "::1/128"),
+        ] {
+            assert_eq!(IpNet::from_text(text).map(|n| n.to_string()).as_deref(), Ok(expected));
+        }
+        for bad in ["", "192.0.2.0/33", "192.0.2.1/24", "192.0.2/24", "10.0.0.0/255.0.255.0", "example.com", "::/129"] {
+            assert!(IpNet::from_text(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn destinations_in_short() {
+        for (text, host, port) in [
+            ("mail.company.com", "mail.company.com", None),
+            ("Mail.Company.com.", "mail.company.com", None),
+            ("mail.company.com:2525", "mail.company.com", Some(2525)),
+            ("192.0.2.11", "[192.0.2.11]", None),
+            ("192.0.2.11:25", "[192.0.2.11]", Some(25)),
+            ("[192.0.2.11]", "[192.0.2.11]", None),
+            ("2001:db8::1", "[IPv6:2001:db8::1]", None),
+            ("[2001:db8::1]:26", "[IPv6:2001:db8::1]", Some(26)),
+            ("localhost", "localhost", None),
+        ] {
+            let parsed = HostPort::from_text(text).unwrap();
+            assert_eq!((parsed.host.to_string().as_str(), parsed.port), (host, port), "{text}");
+        }
+        for bad in
+            ["", ":25", "mail.company.com:0", "mail.company.com:65536", "mail company.com", "192.0.2.300", "a@b.com"]
+        {
+            assert!(HostPort::from_text(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names() {
+        assert!(Name::from_text("company-1_x").is_ok());
+        for bad in ["", "-x", "A", "a b", "a.b", "../x", "a:b", &"a".repeat(65)] {
+            assert!(Name::from_text(bad).is_err(), "{bad}");
+        }
+    }
+}
