@@ -2,6 +2,8 @@
 
 pub mod address;
 pub mod reply;
+pub mod reply_reader;
 
 pub use address::{Domain, ForwardPath, Host, LocalPart, Mailbox, ReversePath};
 pub use reply::{Enhanced, Reply};
+pub use reply_reader::{ReplyError, ReplyReader, ServerReply};
