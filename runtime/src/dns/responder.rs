@@ -14,6 +14,9 @@ use tokio::net::{TcpListener, UdpSocket};
 use super::{Resolver, Settings};
 use crate::metrics::Metrics;
 
+/// What fits into a datagram that is not fragmented on its way.
+const MAX_UDP: usize = 1232;
+
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
     Records(Vec<RData>),
@@ -207,5 +210,6 @@ fn respond(query: &[u8], zone: &Mutex<Zone>, tcp: bool) -> Option<Vec<u8>> {
             message.add_authority(Record::from_rdata(absolute("example"), 60, RData::SOA(soa)));
         }
     }
-    message.to_vec().ok()
+    let wire = message.to_vec().ok()?;
+    if tcp || wire.len() <= MAX_UDP { Some(wire) } else { message.truncate().to_vec().ok() }
 }
