@@ -1,9 +1,30 @@
 //! To the next hop: SMTP client, MX selection, TLS policy, connection pool; and Maildir.
 
+mod channel;
+mod connection;
+mod content;
+mod dispatch;
+mod extension;
+mod failure;
+mod maildir;
+mod pool;
+#[cfg(test)]
+mod script;
+mod settings;
+mod target;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod transaction;
+
 use std::pin::Pin;
 
 use crate::mail::{Envelope, Message, MessageId, Route};
-use crate::smtp::{Domain, Reply};
+use crate::smtp::{Domain, Enhanced, Reply};
+
+pub use dispatch::Delivery;
+pub use settings::{Login, Settings, SmartHost, Timeouts};
+pub use tls::TlsSetupError;
 
 /// The seam between the queue and whatever takes mail.
 pub trait NextHop: Send + Sync {
@@ -49,6 +70,37 @@ pub struct Diagnosis {
     pub remote: bool,
     /// For a delivered one: the next hop does DSN, so it reports from here on (RFC 3461 §5.2.2).
     pub dsn_relayed: bool,
+}
+
+impl Diagnosis {
+    /// Of our own.
+    fn own(code: u16, status: Enhanced, text: impl Into<String>) -> Self {
+        Self { host: None, reply: Reply::new(code, Some(status), text), remote: false, dsn_relayed: false }
+    }
+
+    /// What the host has replied.
+    fn of(host: &str, reply: Reply) -> Self {
+        Self { host: Some(host.to_owned()), reply, remote: true, dsn_relayed: false }
+    }
+
+    #[must_use]
+    fn at(mut self, host: &str) -> Self {
+        self.host = Some(host.to_owned());
+        self
+    }
+}
+
+impl Outcome {
+    /// From a reply that refuses. RFC 5321 §4.2.1: 5yz must not be tried again, all else may.
+    fn refused(diagnosis: Diagnosis) -> Self {
+        if diagnosis.reply.is_permanent() { Self::Failed(diagnosis) } else { Self::Deferred(diagnosis) }
+    }
+
+    pub fn diagnosis(&self) -> &Diagnosis {
+        match self {
+            Self::Delivered(diagnosis) | Self::Deferred(diagnosis) | Self::Failed(diagnosis) => diagnosis,
+        }
+    }
 }
 
 /// The name under which mails for one destination are gathered, e.g. for limits and back-off.

@@ -6,7 +6,9 @@ pub mod data;
 pub mod dsn;
 pub mod line;
 pub mod reply;
+pub mod reply_reader;
 
 pub use address::{Domain, ForwardPath, Host, LocalPart, Mailbox, ReversePath};
 pub use command::{Command, CommandError};
 pub use reply::{Enhanced, Reply};
+pub use reply_reader::{ReplyError, ReplyReader, ServerReply};

@@ -1,0 +1,295 @@
+//! From a route to a host, and from host to host until one takes the mail or all have been tried.
+
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rand::seq::IndexedRandom as _;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{interval, timeout};
+
+use super::channel::Wire;
+use super::connection::{Connection, Opening};
+use super::failure::Failure;
+use super::pool::{Key, Pool};
+use super::settings::Login;
+use super::target::{Search, Target};
+use super::tls::{Connectors, TlsSetupError};
+use super::transaction::{self, Outcomes, Outgoing};
+use super::{Diagnosis, Job, NextHop, Outcome, Report, Settings, maildir};
+use crate::dns::Resolver;
+use crate::mail::{Route, TlsPolicy};
+use crate::metrics::Metrics;
+use crate::smtp::{Enhanced, Host};
+
+/// How often idle connections are looked at.
+const TEND_EVERY: Duration = Duration::from_secs(1);
+
+/// The gateway's next hops: all of them, by whatever route.
+pub struct Delivery {
+    live: ArcSwap<Live>,
+    resolver: Resolver,
+    pool: Pool,
+    metrics: Arc<Metrics>,
+}
+
+/// What a reload changes. A delivery that is under way keeps what it began with.
+struct Live {
+    settings: Settings,
+    connectors: Connectors,
+}
+
+/// What is asked of a connection, besides its address.
+struct Terms {
+    tls: TlsPolicy,
+    /// With the name of the smart host it is for.
+    login: Option<(Arc<str>, Login)>,
+}
+
+/// Why a target did not take the mail.
+enum Refusal {
+    /// It had no say in the matter: another host may.
+    TryNext(Failure),
+    /// It was in the middle of it.
+    Final(Failure),
+}
+
+impl NextHop for Delivery {
+    fn deliver<'a>(&'a self, job: Job) -> Pin<Box<dyn Future<Output = Report> + Send + 'a>> {
+        Box::pin(async move { self.by_route(&job).await })
+    }
+}
+
+impl Delivery {
+    pub fn new(settings: Settings, resolver: Resolver, metrics: Arc<Metrics>) -> Result<Self, TlsSetupError> {
+        let live = ArcSwap::from_pointee(Live::new(settings)?);
+        Ok(Self { live, resolver, pool: Pool::default(), metrics })
+    }
+
+    /// The next delivery goes by these. On an error the old ones stay.
+    pub fn reload(&self, settings: Settings) -> Result<(), TlsSetupError> {
+        self.live.store(Arc::new(Live::new(settings)?));
+        Ok(())
+    }
+
+    /// Closes connections that have been idle for long enough; never ends. To be run beside the deliveries.
+    pub async fn tend(&self) {
+        let mut tick = interval(TEND_EVERY);
+        loop {
+            tick.tick().await;
+            self.close_idle(self.live.load().settings.idle_time).await;
+        }
+    }
+
+    /// Closes all idle connections, for a graceful stop.
+    pub async fn close(&self) {
+        self.close_idle(Duration::ZERO).await;
+    }
+
+    async fn close_idle(&self, idle_time: Duration) {
+        let timeouts = self.live.load().settings.timeouts.clone();
+        for connection in self.pool.expired(idle_time) {
+            connection.quit(&timeouts).await;
+        }
+    }
+
+    async fn by_route(&self, job: &Job) -> Report {
+        let live = self.live.load_full();
+        let settings = &live.settings;
+        let opportunistic = Terms { tls: settings.mx_tls, login: None };
+        match &job.route {
+            Route::Maildir(directory) => {
+                let outcome = maildir::deliver(directory, &settings.host_name, job).await;
+                same_for_all(job, outcome, false)
+            }
+            Route::Mx(domain) => {
+                let host = domain.clone().map(Host::Domain).or_else(|| only_host(job));
+                match &host {
+                    Some(Host::Domain(domain)) => match Search::by_mx(settings, &self.resolver, domain).await {
+                        Ok(search) => self.by_smtp(&live, job, search, domain.as_str(), &opportunistic).await,
+                        Err(outcome) => {
+                            let down = matches!(outcome, Outcome::Deferred(_));
+                            same_for_all(job, outcome, down)
+                        }
+                    },
+                    Some(literal @ Host::Literal(address)) => {
+                        let search = Search::by_literal(settings, &self.resolver, *address);
+                        self.by_smtp(&live, job, search, &literal.to_string(), &opportunistic).await
+                    }
+                    None => same_for_all(job, misrouted("Mail by MX for recipients of different domains"), false),
+                }
+            }
+            Route::Host { host, port, tls } => {
+                let search = Search::by_host(settings, &self.resolver, host, *port);
+                let terms = Terms { tls: *tls, login: None };
+                self.by_smtp(&live, job, search, &host.to_string(), &terms).await
+            }
+            Route::SmartHost(name) => match settings.smart_hosts.get(name) {
+                Some(smart_host) => {
+                    let search = Search::by_host(settings, &self.resolver, &smart_host.host, smart_host.port);
+                    let login = smart_host.login.clone().map(|login| (name.clone(), login));
+                    let terms = Terms { tls: at_least_verified(smart_host.tls, login.is_some()), login };
+                    self.by_smtp(&live, job, search, &smart_host.host.to_string(), &terms).await
+                }
+                // A reload may have taken it away; another may bring it back.
+                None => same_for_all(job, misrouted(&format!("No smart host is named {name}")), false),
+            },
+        }
+    }
+
+    async fn by_smtp(&self, live: &Live, job: &Job, mut search: Search<'_>, name: &str, terms: &Terms) -> Report {
+        let mail = Outgoing::new(&job.envelope, &job.message);
+        let mut outcomes: Outcomes = vec![None; job.envelope.recipients.len()];
+        let (mut deferred, mut failed) = (None, None);
+        let mut left = live.settings.max_mx.max(1);
+        'search: while let Some(mut targets) = search.next().await {
+            targets.sort_by_key(|target| !self.pool.has(&terms.key(target)));
+            for target in targets {
+                if left == 0 {
+                    break 'search;
+                }
+                left -= 1;
+                match self.try_target(live, &target, &mail, terms, &mut outcomes).await {
+                    Ok(()) => return report(outcomes, &misrouted("No outcome"), false),
+                    Err(Refusal::Final(failure)) => return report(outcomes, &failure.outcome(&target.host), false),
+                    Err(Refusal::TryNext(failure)) => match failure.outcome(&target.host) {
+                        outcome @ Outcome::Failed(_) => failed = Some(outcome),
+                        outcome => deferred = Some(outcome),
+                    },
+                }
+            }
+        }
+        let outcome = deferred.or_else(|| search.temporary(name)).or(failed).unwrap_or_else(|| search.verdict(name));
+        let down = matches!(outcome, Outcome::Deferred(_));
+        report(outcomes, &outcome, down)
+    }
+
+    /// Over a connection that is there, else over a new one. That an idle connection was closed meanwhile is no failure
+    /// of anybody's (O10).
+    async fn try_target(
+        &self,
+        live: &Live,
+        target: &Target,
+        mail: &Outgoing<'_>,
+        terms: &Terms,
+        outcomes: &mut Outcomes,
+    ) -> Result<(), Refusal> {
+        let key = terms.key(target);
+        while let Some(mut connection) = self.pool.take(&key, live.settings.idle_time) {
+            if !connection.is_alive().await {
+                continue;
+            }
+            match self.send(live, &key, connection, mail, outcomes).await {
+                Err(Refusal::TryNext(failure)) => tracing::debug!(?failure, "an idle connection was stale"),
+                result => return result,
+            }
+        }
+        let opened = self.open(live, target, terms).await;
+        let result = if opened.is_ok() { "ok" } else { "failed" };
+        self.metrics.next_hop_connections.with_label_values(&[result]).inc();
+        self.send(live, &key, opened.map_err(Refusal::TryNext)?, mail, outcomes).await
+    }
+
+    async fn send(
+        &self,
+        live: &Live,
+        key: &Key,
+        mut connection: Connection,
+        mail: &Outgoing<'_>,
+        outcomes: &mut Outcomes,
+    ) -> Result<(), Refusal> {
+        let Settings { timeouts, max_recipients, max_mails_per_connection, max_idle_connections, .. } = &live.settings;
+        match transaction::deliver(&mut connection, mail, timeouts, *max_recipients, outcomes).await {
+            Ok(()) => {
+                let spent = connection.mails >= *max_mails_per_connection;
+                self.pool.put(key.clone(), connection, spent, *max_idle_connections);
+                Ok(())
+            }
+            // Our own trouble with the message is the same everywhere.
+            Err(failure @ (Failure::Unreadable(_) | Failure::Unsendable(_))) => Err(Refusal::Final(failure)),
+            Err(failure) if connection.mail_answered => Err(Refusal::Final(failure)),
+            Err(failure) => Err(Refusal::TryNext(failure)),
+        }
+    }
+
+    /// Where TLS is welcome but no must and its handshake fails, once more without (RFC 7435 §3).
+    async fn open(&self, live: &Live, target: &Target, terms: &Terms) -> Result<Connection, Failure> {
+        match open(live, target, terms.tls, terms).await {
+            Err(Failure::Tls(cause)) if terms.tls == TlsPolicy::Opportunistic => {
+                tracing::info!(host = target.host, cause, "TLS failed; mail goes in the clear");
+                open(live, target, TlsPolicy::Never, terms).await
+            }
+            opened => opened,
+        }
+    }
+}
+
+impl Live {
+    fn new(settings: Settings) -> Result<Self, TlsSetupError> {
+        Ok(Self { connectors: Connectors::new(&settings)?, settings })
+    }
+}
+
+impl Terms {
+    fn key(&self, target: &Target) -> Key {
+        let login = self.login.as_ref().map(|(name, _)| name.clone());
+        Key { address: target.address, host: target.host.clone(), tls: self.tls, login }
+    }
+}
+
+/// A password is shown only to a server that has proved its name.
+fn at_least_verified(tls: TlsPolicy, with_login: bool) -> TlsPolicy {
+    match tls {
+        TlsPolicy::Implicit => TlsPolicy::Implicit,
+        _ if with_login => TlsPolicy::Verified,
+        tls => tls,
+    }
+}
+
+async fn open(live: &Live, target: &Target, tls: TlsPolicy, terms: &Terms) -> Result<Connection, Failure> {
+    let Settings { timeouts, host_name, source_addresses, .. } = &live.settings;
+    let connect = connect(target.address, source_addresses);
+    let stream = match timeout(timeouts.connect, connect).await {
+        Ok(connected) => connected.map_err(|error| Failure::Connect(error.to_string()))?,
+        Err(_) => return Err(Failure::Connect("timed out".to_owned())),
+    };
+    let wire: Wire = Box::new(stream);
+    let login = terms.login.as_ref().map(|(_, login)| login);
+    let opening = Opening { hello: host_name, host: &target.host, tls, login, connectors: &live.connectors, timeouts };
+    Connection::open(wire, &opening).await
+}
+
+async fn connect(address: SocketAddr, sources: &[IpAddr]) -> std::io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let fitting: Vec<&IpAddr> = sources.iter().filter(|source| source.is_ipv4() == address.is_ipv4()).collect();
+    if let Some(source) = fitting.choose(&mut rand::rng()) {
+        socket.bind(SocketAddr::new(**source, 0))?;
+    }
+    let stream = socket.connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// The host that all recipients have, if it is one.
+fn only_host(job: &Job) -> Option<Host> {
+    let mut hosts = job.envelope.recipients.iter().map(|recipient| &recipient.mailbox.host);
+    let first = hosts.next()?;
+    hosts.all(|host| host == first).then(|| first.clone())
+}
+
+/// Our own mistake, or the administrator's, who may mend it.
+fn misrouted(text: &str) -> Outcome {
+    Outcome::Deferred(Diagnosis::own(451, Enhanced::new(3, 5), text))
+}
+
+fn same_for_all(job: &Job, outcome: Outcome, destination_down: bool) -> Report {
+    Report { outcomes: vec![outcome; job.envelope.recipients.len()], destination_down }
+}
+
+/// Who has no outcome of his own shares that of the connection.
+fn report(outcomes: Outcomes, rest: &Outcome, destination_down: bool) -> Report {
+    let outcomes = outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| rest.clone())).collect();
+    Report { outcomes, destination_down }
+}

@@ -1,0 +1,192 @@
+//! Which hosts a mail may be handed to, best first (RFC 5321 §5.1).
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+
+use rand::seq::SliceRandom;
+
+use super::{Diagnosis, Outcome, Settings};
+use crate::dns::{DnsError, Exchange, Resolver};
+use crate::smtp::{Domain, Enhanced, Host};
+
+/// One address of one host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Target {
+    /// The host's name, or its address where it has no name.
+    pub(super) host: String,
+    pub(super) address: SocketAddr,
+}
+
+/// Finds targets as they are needed: hosts that are not tried are not looked up.
+pub(super) struct Search<'a> {
+    settings: &'a Settings,
+    resolver: &'a Resolver,
+    /// Hosts of equal preference stand together.
+    groups: VecDeque<Vec<Host>>,
+    port: u16,
+    /// The hosts were named by DNS, that is by anybody, not by config.
+    by_mx: bool,
+    looped: bool,
+    temporary: Option<String>,
+}
+
+impl<'a> Search<'a> {
+    /// The exchanges of the domain, or the domain itself when it has no MX record.
+    pub(super) async fn by_mx(
+        settings: &'a Settings,
+        resolver: &'a Resolver,
+        domain: &Domain,
+    ) -> Result<Self, Outcome> {
+        let exchanges = match resolver.mx(domain).await {
+            Ok(exchanges) => exchanges,
+            // RFC 5321 §5.1: an implicit MX.
+            Err(DnsError::NotFound) => vec![Exchange { preference: 0, host: Some(domain.clone()) }],
+            Err(DnsError::Temporary(cause)) => return Err(dns_failed(domain.as_str(), &cause)),
+            Err(DnsError::BadName) => return Err(no_host(domain.as_str())),
+        };
+        if exchanges.iter().any(|exchange| exchange.host.is_none()) {
+            let text = format!("Domain {domain} accepts no mail (null MX)");
+            return Err(Outcome::Failed(Diagnosis::own(556, Enhanced::new(1, 10), text)));
+        }
+        let mut search = Self { groups: VecDeque::new(), ..Self::new(settings, resolver, settings.mx_port, true) };
+        search.group(exchanges);
+        Ok(search)
+    }
+
+    /// The host as given (R13). A name that is an address in digits is that address.
+    pub(super) fn by_host(settings: &'a Settings, resolver: &'a Resolver, host: &Host, port: u16) -> Self {
+        let host = match host.domain().and_then(|name| name.as_str().parse().ok()) {
+            Some(address) => Host::Literal(address),
+            None => host.clone(),
+        };
+        let mut search = Self::new(settings, resolver, port, false);
+        if port == settings.mx_port && search.is_own(&host) {
+            search.looped = true;
+        } else {
+            search.groups.push_back(vec![host]);
+        }
+        search
+    }
+
+    /// A recipient's address literal (RFC 5321 §4.1.3).
+    pub(super) fn by_literal(settings: &'a Settings, resolver: &'a Resolver, address: IpAddr) -> Self {
+        let mut search = Self::new(settings, resolver, settings.mx_port, true);
+        search.groups.push_back(vec![Host::Literal(address)]);
+        search
+    }
+
+    fn new(settings: &'a Settings, resolver: &'a Resolver, port: u16, by_mx: bool) -> Self {
+        Self { settings, resolver, groups: VecDeque::new(), port, by_mx, looped: false, temporary: None }
+    }
+
+    /// RFC 5321 §5.1: those of equal preference in random order; from our own preference on, none.
+    fn group(&mut self, exchanges: Vec<Exchange>) {
+        let own = exchanges
+            .iter()
+            .filter(|exchange| exchange.host.as_ref().is_some_and(|host| self.is_own(&Host::Domain(host.clone()))));
+        let end = own.map(|exchange| exchange.preference).min();
+        self.looped = end.is_some();
+        let mut preference = None;
+        let better = exchanges.into_iter().filter(|exchange| end.is_none_or(|end| exchange.preference < end));
+        for exchange in better.take(self.settings.max_mx) {
+            let Some(host) = exchange.host.map(Host::Domain) else { continue };
+            match self.groups.back_mut() {
+                Some(group) if preference == Some(exchange.preference) => group.push(host),
+                _ => self.groups.push_back(vec![host]),
+            }
+            preference = Some(exchange.preference);
+        }
+        for group in &mut self.groups {
+            group.shuffle(&mut rand::rng());
+        }
+    }
+
+    fn is_own(&self, host: &Host) -> bool {
+        self.settings.own_hosts.iter().any(|own| match (own, host) {
+            (Host::Literal(own), Host::Literal(host)) => own.to_canonical() == host.to_canonical(),
+            (own, host) => own == host,
+        })
+    }
+
+    /// The next hosts of equal preference that have an address; `None`: there are no more.
+    pub(super) async fn next(&mut self) -> Option<Vec<Target>> {
+        while let Some(group) = self.groups.pop_front() {
+            let mut targets = Vec::new();
+            for host in group {
+                for address in self.addresses(&host).await {
+                    if self.by_mx && self.is_own(&Host::Literal(address)) {
+                        // This host is us under another name: RFC 5321 §5.1 as above.
+                        self.looped = true;
+                        self.groups.clear();
+                        return None;
+                    }
+                    if self.is_usable(address) {
+                        let host = host.domain().map_or_else(|| address.to_string(), ToString::to_string);
+                        targets.push(Target { host, address: SocketAddr::new(address, self.port) });
+                    } else {
+                        self.looped = true;
+                    }
+                }
+            }
+            if !targets.is_empty() {
+                return Some(targets);
+            }
+        }
+        None
+    }
+
+    /// Both families by turns, so that neither can be dead and shadow the other.
+    async fn addresses(&mut self, host: &Host) -> Vec<IpAddr> {
+        let name = match host {
+            Host::Literal(address) => return vec![address.to_canonical()],
+            Host::Domain(name) => name,
+        };
+        match self.resolver.addresses(name.as_str()).await {
+            Ok(addresses) => {
+                let (four, six): (Vec<IpAddr>, Vec<IpAddr>) = addresses.into_iter().partition(IpAddr::is_ipv4);
+                let mut turns: Vec<(usize, IpAddr)> = six.into_iter().enumerate().collect();
+                turns.extend(four.into_iter().enumerate());
+                turns.sort_by_key(|(turn, _)| *turn);
+                turns.into_iter().map(|(_, address)| address.to_canonical()).collect()
+            }
+            Err(DnsError::Temporary(cause)) => {
+                self.temporary = Some(cause);
+                Vec::new()
+            }
+            Err(DnsError::NotFound | DnsError::BadName) => Vec::new(),
+        }
+    }
+
+    /// SP10: anybody can point an MX at this machine, and what listens here may trust the machine itself.
+    fn is_usable(&self, address: IpAddr) -> bool {
+        let never = address.is_unspecified()
+            || address.is_multicast()
+            || matches!(address, IpAddr::V4(four) if four.is_broadcast() || four.octets().first() == Some(&0));
+        !never && (!self.by_mx || self.settings.allow_loopback_mx || !address.is_loopback())
+    }
+
+    /// DNS could not be asked about some host.
+    pub(super) fn temporary(&self, name: &str) -> Option<Outcome> {
+        self.temporary.as_ref().map(|cause| dns_failed(name, cause))
+    }
+
+    /// What it means that there was no host at all.
+    pub(super) fn verdict(&self, name: &str) -> Outcome {
+        if let Some(outcome) = self.temporary(name) {
+            return outcome;
+        }
+        if self.looped {
+            let text = format!("Mail for {name} loops back to this host");
+            return Outcome::Failed(Diagnosis::own(554, Enhanced::new(4, 6), text));
+        }
+        no_host(name)
+    }
+}
+
+fn dns_failed(name: &str, cause: &str) -> Outcome {
+    Outcome::Deferred(Diagnosis::own(451, Enhanced::new(4, 3), format!("Look-up of {name}: {cause}")))
+}
+
+fn no_host(name: &str) -> Outcome {
+    Outcome::Failed(Diagnosis::own(550, Enhanced::new(1, 2), format!("{name} has no host that takes mail")))
+}
