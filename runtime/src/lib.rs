@@ -4,6 +4,7 @@
 //! `server, config → session, host, queue, delivery → pipeline, spool, dns, tenancy → mail → smtp`.
 
 pub mod delivery;
+pub mod host;
 pub mod log;
 pub mod mail;
 pub mod metrics;
