@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod delivery;
 pub mod dns;
+pub mod host;
 pub mod log;
 pub mod mail;
 pub mod metrics;

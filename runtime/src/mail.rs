@@ -6,6 +6,7 @@ pub mod body;
 pub mod envelope;
 pub mod header;
 pub mod id;
+pub mod mime;
 pub mod route;
 
 pub use body::{Body, BodyWriter};

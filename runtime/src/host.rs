@@ -1,0 +1,291 @@
+//! The WebAssembly host: loads plugins, gives them what they may have, and takes nothing from them unchecked.
+//!
+//! A plugin becomes a [`Filter`](crate::pipeline::Filter); the pipeline knows no more of it, and the host knows nothing
+//! of sessions and sockets.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use wasmtime::Engine;
+use wasmtime::component::{Component, HasSelf, Linker};
+
+use crate::pipeline::{Failure, Scope};
+
+mod abi;
+mod breaker;
+pub mod capability;
+pub mod component;
+pub mod counter;
+pub mod engine;
+mod failure;
+#[cfg(test)]
+mod guest;
+#[cfg(test)]
+mod hostile;
+mod instance;
+pub mod limits;
+mod permit;
+mod plugin;
+mod pool;
+mod state;
+pub mod table;
+
+pub use abi::VERSION;
+pub use breaker::BreakerSettings;
+pub use capability::Services;
+pub use capability::dns::{self, NameService};
+pub use component::cache::CacheError;
+pub use component::compile::{CompileError, Compiler, SUBCOMMAND, compile_child_main};
+pub use component::{ContentDigest, ContractError, SourceError};
+pub use counter::Counters;
+pub use engine::EngineSettings;
+pub use limits::Limits;
+pub use plugin::{Inspection, Plugin};
+pub use table::{Table, Tables};
+
+use capability::Grants;
+use component::Contract;
+use component::cache::{Cache, deserialize_trusted};
+use instance::{Exports, Instance};
+use state::{CallState, Environment};
+
+/// Sizes and places that are fixed when the gateway starts.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub engine: EngineSettings,
+    /// Calls of all plugins that run at a time. Each may hold its memory limit: 256 of 16 MiB are 4 GiB at worst, and
+    /// about 300 MiB in practice.
+    pub calls: usize,
+    /// Instances of plugins with `reuse` that are kept warm between calls, all together.
+    pub warm: usize,
+    /// How long a call waits for its turn. Short: the client waits too, and the queue grows behind it.
+    pub wait: Duration,
+    pub breaker: BreakerSettings,
+    pub compiler: Compiler,
+    /// Where compiled code is kept; `None`: nowhere. Must be private to our user (it is made so).
+    pub cache: Option<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            engine: EngineSettings::default(),
+            calls: 256,
+            warm: 128,
+            wait: Duration::from_secs(5),
+            breaker: BreakerSettings::default(),
+            compiler: Compiler::InProcess,
+            cache: None,
+        }
+    }
+}
+
+/// One plugin's entry in a chain, as far as the host is concerned.
+#[derive(Debug, Clone)]
+pub struct PluginSettings {
+    /// 1 to 64 of a-z, 0-9, `-`, `_`, `.`
+    pub name: Arc<str>,
+    pub scope: Scope,
+    /// The bytes of the `.wasm` file.
+    pub source: Arc<[u8]>,
+    /// The entry's table `config`.
+    pub config: serde_json::Value,
+    /// Interfaces (`dns`, `tables`, …), `recipients`, `route:mx`, `route:host`, `route:NAME`.
+    pub grants: Vec<String>,
+    /// Names of the tables that it may look into.
+    pub tables: Vec<String>,
+    pub limits: Limits,
+    /// Keep instances warm between calls. The contract says that a plugin keeps nothing between calls; this trusts it.
+    pub reuse: bool,
+}
+
+/// The host could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    #[error("the WebAssembly engine can't be started: {0}")]
+    Engine(String),
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+}
+
+/// A plugin was not loaded; whatever was loaded before stays as it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    #[error("`{0}` is no name for a plugin: 1 to 64 characters of a-z, 0-9, -, _, .")]
+    Name(String),
+    #[error(
+        "there is no grant `{0}`: metrics, clock, dns, tables, counters, recipients, route:mx, route:host, route:NAME"
+    )]
+    UnknownGrant(String),
+    #[error("there is no table `{0}`: define it, or take it out of `tables`")]
+    UnknownTable(String),
+    #[error("limit {name} = {value} is above the gateway's own, {max}")]
+    Limit { name: &'static str, value: u64, max: u64 },
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    #[error(transparent)]
+    Contract(#[from] ContractError),
+    #[error("it does not fit the contract {VERSION}, build it with the SDK of this release: {0}")]
+    Link(String),
+    #[error("it fails already when it is loaded ({0})")]
+    Start(Failure),
+    #[error("it refuses its config: {0}")]
+    Refused(String),
+    /// Our own trouble.
+    #[error("compiled code can't be used: {0}")]
+    Code(String),
+}
+
+/// Loads plugins. One for the whole gateway; all plugins share its engine and its limits.
+pub struct Host {
+    engine: Engine,
+    linker: Linker<CallState>,
+    settings: Settings,
+    services: Services,
+    cache: Option<Arc<Cache>>,
+    permits: permit::Permits,
+    room: pool::Room,
+    /// One compiler at a time: a reload of many plugins must not take the machine.
+    compiling: Semaphore,
+}
+
+/// Slots beyond those of calls and warm instances: loads that are being checked.
+const LOADS: usize = 4;
+/// What a plugin may say when it refuses its config.
+const MAX_REFUSAL: usize = 2000;
+
+impl Host {
+    pub fn new(settings: Settings, services: Services) -> Result<Self, HostError> {
+        let failed = |error: wasmtime::Error| HostError::Engine(format!("{error:#}"));
+        let instances = settings.calls.saturating_add(settings.warm).saturating_add(LOADS);
+        let engine = engine::start(&settings.engine, u32::try_from(instances).unwrap_or(u32::MAX)).map_err(failed)?;
+        let mut linker = Linker::new(&engine);
+        abi::Capabilities::add_to_linker::<_, HasSelf<CallState>>(&mut linker, |state| state).map_err(failed)?;
+        Ok(Self {
+            engine,
+            linker,
+            cache: settings.cache.clone().map(Cache::open).transpose()?.map(Arc::new),
+            permits: permit::Permits::new(settings.calls, settings.wait),
+            room: pool::Room::new(settings.warm),
+            compiling: Semaphore::new(1),
+            settings,
+            services,
+        })
+    }
+
+    /// Checks, compiles, probes and tries out. Nothing of a plugin that fails any step is kept.
+    pub async fn load(&self, settings: PluginSettings) -> Result<Arc<Plugin>, LoadError> {
+        let environment = self.environment(&settings)?;
+        self.check_limits(&settings.limits)?;
+        let digest = ContentDigest::of(&settings.source);
+        let component = self.component(&settings.source, digest).await?;
+        let contract = Contract::read(&self.engine, &component)?;
+        contract.check_grants(&environment.grants)?;
+        let pre = self.linker.instantiate_pre(&component).map_err(|error| LoadError::Link(format!("{error:#}")))?;
+        let exports = Exports::find(&component);
+        if let Some(stage) = exports.missing(contract.stages) {
+            return Err(LoadError::Link(format!("on-{stage} is exported without its function")));
+        }
+        let gauge = self.services.metrics.plugin_breaker_open.with_label_values(&[&*settings.name]);
+        let plugin = Plugin {
+            engine: self.engine.clone(),
+            environment: Arc::new(environment),
+            pre,
+            exports,
+            inspection: Inspection {
+                name: settings.name,
+                scope: settings.scope,
+                digest,
+                size: settings.source.len(),
+                stages: contract.stages,
+                checks_config: contract.on_load,
+                imports: contract.imports.into_iter().collect(),
+            },
+            quota: self.permits.quota(settings.limits.calls),
+            limits: settings.limits,
+            breaker: breaker::Breaker::new(self.settings.breaker.clone(), gauge),
+            pool: settings.reuse.then(|| pool::Pool::new(self.room.clone())),
+        };
+        try_out(&plugin).await?;
+        Ok(Arc::new(plugin))
+    }
+
+    fn environment(&self, settings: &PluginSettings) -> Result<Environment, LoadError> {
+        let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
+        if settings.name.is_empty() || settings.name.len() > 64 || !settings.name.bytes().all(legal) {
+            return Err(LoadError::Name(settings.name.to_string()));
+        }
+        let unknown = |name: &&String| self.services.tables.table(name).is_none();
+        if let Some(name) = settings.tables.iter().find(unknown) {
+            return Err(LoadError::UnknownTable(name.clone()));
+        }
+        let config = match &settings.config {
+            serde_json::Value::Null => "{}".to_owned(),
+            config => config.to_string(),
+        };
+        Ok(Environment {
+            name: settings.name.clone(),
+            scope: settings.scope.to_string(),
+            config,
+            grants: Grants::new(settings.grants.iter().cloned()).map_err(LoadError::UnknownGrant)?,
+            tables: settings.tables.iter().cloned().collect(),
+            services: self.services.clone(),
+            metric_names: Mutex::default(),
+        })
+    }
+
+    /// The pool's slots have a size: a limit above it would be none.
+    fn check_limits(&self, limits: &Limits) -> Result<(), LoadError> {
+        let engine = &self.settings.engine;
+        for (name, value, max) in [
+            ("memory", limits.memory, engine.max_memory),
+            ("tables", u64::from(limits.tables), u64::from(engine.max_table_elements)),
+        ] {
+            if value > max {
+                return Err(LoadError::Limit { name, value, max });
+            }
+        }
+        Ok(())
+    }
+
+    /// From the cache, or compiled anew.
+    async fn component(&self, source: &Arc<[u8]>, digest: ContentDigest) -> Result<Component, LoadError> {
+        component::check(source)?;
+        if let Some(component) = self.cached(digest).await {
+            return Ok(component);
+        }
+        let _turn = self.compiling.acquire().await;
+        let code = self.settings.compiler.compile(source.clone()).await?;
+        let (engine, cache) = (self.engine.clone(), self.cache.clone());
+        let ready = tokio::task::spawn_blocking(move || {
+            if let Some(Err(error)) = cache.map(|cache| cache.store(&engine, &digest, &code)) {
+                // The next start compiles once more.
+                tracing::warn!(%error, "compiled code can't be kept");
+            }
+            deserialize_trusted(&engine, &code).map_err(|error| format!("{error:#}"))
+        });
+        ready.await.unwrap_or_else(|error| Err(error.to_string())).map_err(LoadError::Code)
+    }
+
+    async fn cached(&self, digest: ContentDigest) -> Option<Component> {
+        let cache = self.cache.clone()?;
+        let engine = self.engine.clone();
+        tokio::task::spawn_blocking(move || cache.load(&engine, &digest)).await.ok().flatten()
+    }
+}
+
+/// In a scratch store, before any mail: it can be instantiated, has the functions it claims, and agrees to its config.
+async fn try_out(plugin: &Plugin) -> Result<(), LoadError> {
+    // Reading a long config, or compiling its expressions, is more than judging one mail takes.
+    let limits = Limits { cpu: plugin.limits.cpu.max(Duration::from_secs(1)), ..plugin.limits.clone() };
+    let mut instance = Instance::new(&plugin.engine, plugin.environment.clone(), &limits);
+    let answer = plugin.limited(instance.check(&plugin.pre, &plugin.exports)).await;
+    instance.store.data_mut().finish_log();
+    answer.map_err(LoadError::Start)?.map_err(|refusal| {
+        LoadError::Refused(refusal.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_REFUSAL).collect())
+    })
+}

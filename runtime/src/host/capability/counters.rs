@@ -1,0 +1,36 @@
+//! `counters`: exact counts in windows, and blocks, of this plugin in this scope.
+
+use wasmtime::Result;
+
+use super::super::abi::interface::counters::{CounterError, Host};
+use super::super::counter::Full;
+use super::super::state::CallState;
+
+impl From<Full> for CounterError {
+    fn from(_: Full) -> Self {
+        Self::Full
+    }
+}
+
+impl Host for CallState {
+    fn add(&mut self, key: String, by: u64, seconds: u32) -> Result<std::result::Result<u64, CounterError>> {
+        self.enter(key.len())?;
+        let environment = &self.environment;
+        let counters = &environment.services.counters;
+        let count = counters.add(&environment.scope, &environment.name, &key, by, seconds);
+        Ok(count.map_err(CounterError::from))
+    }
+
+    fn blocked(&mut self, key: String) -> Result<Option<u64>> {
+        self.enter(key.len())?;
+        let environment = &self.environment;
+        Ok(environment.services.counters.blocked(&environment.scope, &environment.name, &key))
+    }
+
+    fn block(&mut self, key: String, until: u64) -> Result<std::result::Result<(), CounterError>> {
+        self.enter(key.len())?;
+        let environment = &self.environment;
+        let counters = &environment.services.counters;
+        Ok(counters.block(&environment.scope, &environment.name, &key, until).map_err(CounterError::from))
+    }
+}

@@ -1,0 +1,51 @@
+//! `tables`: look-ups in the lists that the plugin's entry names.
+
+use std::sync::Arc;
+
+use wasmtime::Result;
+
+use super::super::abi::interface::tables::{Host, TableError};
+use super::super::abi::interface::types::{Address, IpAddress};
+use super::super::abi::{ip_from_guest, mailbox};
+use super::super::state::CallState;
+use super::super::table::Table;
+
+type Found = Result<std::result::Result<Option<String>, TableError>>;
+
+impl CallState {
+    fn look(&mut self, octets: usize, name: &str, find: impl Fn(&Table) -> Option<&Arc<str>>) -> Found {
+        self.enter(octets + name.len())?;
+        if !self.environment.tables.contains(name) {
+            return Ok(Err(TableError::NoTable));
+        }
+        let tables = self.environment.services.tables.clone();
+        let found = match tables.table(name) {
+            None => return Ok(Err(TableError::NoTable)),
+            Some(Err(_)) => return Ok(Err(TableError::Unavailable)),
+            Some(Ok(table)) => find(table).map(ToString::to_string),
+        };
+        self.meter.pass(found.as_ref().map_or(0, String::len))?;
+        Ok(Ok(found))
+    }
+}
+
+impl Host for CallState {
+    fn lookup(&mut self, table: String, key: String) -> Found {
+        self.look(key.len(), &table, |table| table.lookup(&key))
+    }
+
+    fn match_address(&mut self, table: String, address: Address) -> Found {
+        let octets = address.local_part.len() + address.domain.len();
+        // What is no address is in no table.
+        let mailbox = mailbox(&address).ok();
+        self.look(octets, &table, |table| table.match_address(mailbox.as_ref()?))
+    }
+
+    fn match_domain(&mut self, table: String, domain: String) -> Found {
+        self.look(domain.len(), &table, |table| table.match_domain(&domain))
+    }
+
+    fn match_ip(&mut self, table: String, address: IpAddress) -> Found {
+        self.look(16, &table, |table| table.match_ip(ip_from_guest(address)))
+    }
+}

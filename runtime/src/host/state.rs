@@ -1,0 +1,135 @@
+//! What the host keeps for one instance, and for the call that it is answering.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex};
+
+use wasmtime::{Engine, Store};
+
+use super::abi::interface::types;
+use super::capability::{Grants, Services, edit::Journal, log::LogBudget, message::Parts};
+use super::limits::{Breach, Limits, Meter};
+use crate::mail::{Mail, MessageId};
+use crate::pipeline::{Call, Cause, Exemption, Notes, SessionFacts, Stage};
+
+/// What a plugin is and may do; the same for all its instances.
+pub(super) struct Environment {
+    pub name: Arc<str>,
+    /// As text: `platform`, `reseller:NAME` or `tenant:NAME`.
+    pub scope: String,
+    /// JSON.
+    pub config: String,
+    pub grants: Grants,
+    pub tables: HashSet<String>,
+    pub services: Services,
+    /// Names of the plugin's own counters seen so far.
+    pub metric_names: Mutex<HashSet<String>>,
+}
+
+/// The data of a store.
+pub(super) struct CallState {
+    pub environment: Arc<Environment>,
+    pub meter: Meter,
+    pub log: LogBudget,
+    /// The mail that the log lines are about.
+    pub mail_id: Option<MessageId>,
+    /// `None` where no mail is judged: at load, and when an event is told.
+    pub asked: Option<Asked>,
+}
+
+/// What one hook call is about, and what it has asked for so far.
+pub(super) struct Asked {
+    pub stage: Stage,
+    pub session: Arc<SessionFacts>,
+    pub mail: Option<Arc<Mail>>,
+    pub journal: Journal,
+    pub exemptions: Vec<Exemption>,
+    pub notes: Notes,
+    pub parts: Parts,
+    /// Computed once: the mail does not change during a call.
+    pub digest: Option<[u8; 32]>,
+}
+
+impl Asked {
+    pub fn new(call: Call) -> Self {
+        Self {
+            stage: call.stage,
+            session: call.session,
+            mail: call.mail,
+            journal: Journal::default(),
+            exemptions: Vec::new(),
+            notes: call.notes,
+            parts: Parts::default(),
+            digest: None,
+        }
+    }
+
+    /// The notes, to be changed: a copy, so that a call that fails has changed nothing.
+    pub fn notes_mut(&mut self) -> &mut BTreeMap<String, Vec<u8>> {
+        Arc::make_mut(&mut self.notes)
+    }
+}
+
+impl CallState {
+    pub fn store(engine: &Engine, environment: Arc<Environment>, limits: &Limits) -> Store<Self> {
+        let state = Self {
+            environment,
+            meter: Meter::new(limits.clone()),
+            log: LogBudget::new(limits),
+            mail_id: None,
+            asked: None,
+        };
+        let mut store = Store::new(engine, state);
+        store.limiter(|state| &mut state.meter);
+        store.epoch_deadline_callback(|mut context| Ok(context.data_mut().meter.tick()?));
+        // Of one crossing; the meter counts all of them.
+        store.set_hostcall_fuel(usize::try_from(limits.octets).unwrap_or(usize::MAX));
+        store.set_max_component_handles(limits.handles);
+        store
+    }
+
+    /// Sets the state to a new call: nothing of the one before is left.
+    pub fn begin(&mut self, asked: Option<Asked>, mail_id: Option<MessageId>) {
+        self.meter.restart();
+        self.log = LogBudget::new(self.meter.limits());
+        self.mail_id = mail_id;
+        self.asked = asked;
+    }
+
+    /// Each host function begins with this: counts the call and the octets that came with it.
+    pub fn enter(&mut self, octets: usize) -> Result<(), Breach> {
+        self.meter.host_call()?;
+        self.meter.pass(octets)
+    }
+
+    /// What the call is about. There is nothing to ask about without a handle, and no handle where nothing is judged.
+    pub fn asked(&mut self) -> Result<&mut Asked, Breach> {
+        self.asked.as_mut().ok_or_else(|| Breach::new(Cause::Malformed, "asked about a session without having one"))
+    }
+
+    pub fn session(&mut self) -> Result<&SessionFacts, Breach> {
+        self.asked().map(|asked| &*asked.session)
+    }
+
+    pub fn mail(&mut self) -> Result<&Arc<Mail>, Breach> {
+        let missing = || Breach::new(Cause::Malformed, "asked about a mail without having one");
+        self.asked()?.mail.as_ref().ok_or_else(missing)
+    }
+
+    /// Runs what may block, or takes long, on a thread made for that when `apart`.
+    pub async fn work<T: Send + 'static>(
+        &mut self,
+        apart: bool,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Breach> {
+        if !apart {
+            return Ok(work());
+        }
+        let start = tokio::time::Instant::now();
+        let result = tokio::task::spawn_blocking(work).await;
+        self.meter.waited(start.elapsed());
+        result.map_err(|error| Breach::new(Cause::Host, error.to_string()))
+    }
+}
+
+/// The interface has types only.
+impl types::Host for CallState {}

@@ -1,0 +1,591 @@
+//! The MIME view of a message (RFC 2045, RFC 2046): which parts it has, where they stand in the body, and what their
+//! content is without its transfer encoding.
+//!
+//! The fields of a part are read by `mail-parser`. The walk over the body is our own: one pass in pieces, so that a
+//! big mail is never held whole, and with limits, because whoever sends mail chooses how deep it is. Tolerant: what
+//! breaks the grammar is seen as its surroundings suggest; only what passes a limit is an error.
+
+use std::io;
+
+use mail_parser::{MessageParser, MimeHeaders as _};
+
+use super::{Body, Message};
+
+/// How far a message is taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MimeLimits {
+    /// Multiparts and messages inside each other. Real mail that was forwarded many times has about 20.
+    pub depth: usize,
+    /// Parts of all kinds. Real digests have some hundreds.
+    pub parts: usize,
+}
+
+impl Default for MimeLimits {
+    fn default() -> Self {
+        Self { depth: 50, parts: 1000 }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum MimeError {
+    #[error("more than {0} multiparts inside each other")]
+    TooDeep(usize),
+    #[error("more than {0} parts")]
+    TooManyParts(usize),
+    #[error(transparent)]
+    Read(#[from] io::Error),
+}
+
+/// A part that is no multipart. A message inside the message is a part, and its parts follow it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// `type/subtype`, lower case; `text/plain` where there is none (RFC 2045 §5.2).
+    pub content_type: String,
+    pub filename: Option<String>,
+    pub attachment: bool,
+    pub encoding: Encoding,
+    /// Where its content stands in the body, encoded.
+    pub offset: u64,
+    pub len: u64,
+}
+
+/// RFC 2045 §6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// 7bit, 8bit, binary, and what is unknown.
+    Identity,
+    Base64,
+    QuotedPrintable,
+}
+
+/// Octets read at a time.
+const CHUNK: usize = 64 * 1024;
+/// Octets of the fields of one part; what is beyond them is not looked at.
+const MAX_PART_HEADER: usize = 64 * 1024;
+/// RFC 2046 §5.1.1: a boundary has at most 70 characters. Room for the dashes and for padding.
+const MAX_DELIMITER: usize = 256;
+/// Octets of a type or a file name.
+const MAX_NAME: usize = 255;
+
+/// The parts in the order of the body. Blocking when the body is in a file.
+pub fn parts(message: &Message, limits: MimeLimits) -> Result<Vec<Part>, MimeError> {
+    let mut walk = Walk { limits, parts: Vec::new(), open: Vec::new(), levels: Vec::new(), header: None, entities: 0 };
+    walk.enter(&message.header.to_bytes(), 0)?;
+    let mut offset = 0;
+    let mut line = Vec::new();
+    let (mut line_start, mut line_len) = (0, 0);
+    loop {
+        let chunk = message.body.read_at(offset, CHUNK)?;
+        if chunk.is_empty() {
+            break;
+        }
+        offset += chunk.len() as u64;
+        for piece in chunk.split_inclusive(|&b| b == b'\n') {
+            let room = walk.line_room().saturating_sub(line.len());
+            line.extend_from_slice(piece.get(..room).unwrap_or(piece));
+            line_len += piece.len() as u64;
+            if piece.ends_with(b"\n") {
+                walk.line(&line, line_start, line_start + line_len)?;
+                line_start += line_len;
+                line_len = 0;
+                line.clear();
+            }
+        }
+    }
+    if line_len > 0 {
+        walk.line(&line, line_start, line_start + line_len)?;
+    }
+    walk.finish(line_start + line_len)
+}
+
+/// Where the walk stands.
+struct Walk {
+    limits: MimeLimits,
+    parts: Vec<Part>,
+    /// Parts whose end has not been seen: their index, and how many levels were open when they began.
+    open: Vec<(usize, usize)>,
+    /// The boundaries of the multiparts around us, outermost first; `None` for a message inside the message.
+    levels: Vec<Option<Vec<u8>>>,
+    /// The fields of the part that begins, until its empty line.
+    header: Option<Vec<u8>>,
+    entities: usize,
+}
+
+impl Walk {
+    /// How much of a line is of interest.
+    fn line_room(&self) -> usize {
+        if self.header.is_some() { MAX_PART_HEADER } else { MAX_DELIMITER }
+    }
+
+    /// One line with its line end, from `start` to before `end`.
+    fn line(&mut self, line: &[u8], start: u64, end: u64) -> Result<(), MimeError> {
+        if let Some((level, closing)) = self.delimiter(line) {
+            return self.delimit(level, closing, start);
+        }
+        let Some(header) = &mut self.header else { return Ok(()) };
+        if line.trim_ascii_end().is_empty() {
+            let header = self.header.take().unwrap_or_default();
+            return self.enter(&header, end);
+        }
+        let room = MAX_PART_HEADER.saturating_sub(header.len());
+        header.extend_from_slice(line.get(..room).unwrap_or(line));
+        Ok(())
+    }
+
+    /// RFC 2046 §5.1.1: `--boundary`, or `--boundary--` for the last one; white space may follow.
+    fn delimiter(&self, line: &[u8]) -> Option<(usize, bool)> {
+        let rest = line.trim_ascii_end().strip_prefix(b"--")?;
+        let level =
+            |boundary: &[u8]| self.levels.iter().rposition(|level| level.as_deref().is_some_and(|own| own == boundary));
+        level(rest).map(|at| (at, false)).or_else(|| level(rest.strip_suffix(b"--")?).map(|at| (at, true)))
+    }
+
+    /// A delimiter of that level ends all that began inside it. The line end before it belongs to it.
+    fn delimit(&mut self, level: usize, closing: bool, start: u64) -> Result<(), MimeError> {
+        // Fields that are not followed by an empty line are those of an empty part.
+        if let Some(header) = self.header.take() {
+            self.enter(&header, start)?;
+        }
+        self.close(level, start.saturating_sub(2));
+        self.levels.truncate(if closing { level } else { level + 1 });
+        if !closing {
+            self.header = Some(Vec::new());
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, level: usize, end: u64) {
+        while let Some((index, _)) = self.open.pop_if(|(_, levels)| *levels > level) {
+            if let Some(part) = self.parts.get_mut(index) {
+                part.len = end.saturating_sub(part.offset);
+            }
+        }
+    }
+
+    /// A part's fields are complete, its content begins at `offset`.
+    fn enter(&mut self, header: &[u8], offset: u64) -> Result<(), MimeError> {
+        self.entities += 1;
+        if self.entities > self.limits.parts {
+            return Err(MimeError::TooManyParts(self.limits.parts));
+        }
+        let fields = Fields::parse(header);
+        if let Some(boundary) = fields.boundary {
+            return self.deepen(Some(boundary));
+        }
+        let nested = fields.part.encoding == Encoding::Identity
+            && matches!(fields.part.content_type.as_str(), "message/rfc822" | "message/global");
+        self.open.push((self.parts.len(), self.levels.len()));
+        self.parts.push(Part { offset, ..fields.part });
+        if nested {
+            self.deepen(None)?;
+            self.header = Some(Vec::new());
+        }
+        Ok(())
+    }
+
+    fn deepen(&mut self, boundary: Option<Vec<u8>>) -> Result<(), MimeError> {
+        if self.levels.len() >= self.limits.depth {
+            return Err(MimeError::TooDeep(self.limits.depth));
+        }
+        self.levels.push(boundary);
+        Ok(())
+    }
+
+    fn finish(mut self, end: u64) -> Result<Vec<Part>, MimeError> {
+        if let Some(header) = self.header.take() {
+            self.enter(&header, end)?;
+        }
+        for (index, _) in std::mem::take(&mut self.open) {
+            if let Some(part) = self.parts.get_mut(index) {
+                part.len = end.saturating_sub(part.offset);
+            }
+        }
+        Ok(self.parts)
+    }
+}
+
+/// What the fields of a part say.
+struct Fields {
+    part: Part,
+    /// Set for a multipart.
+    boundary: Option<Vec<u8>>,
+}
+
+impl Fields {
+    fn parse(header: &[u8]) -> Self {
+        let mut raw = header.get(..MAX_PART_HEADER).unwrap_or(header).to_vec();
+        raw.extend_from_slice(b"\r\n\r\n");
+        let parsed = MessageParser::new().with_mime_headers().parse_headers(&raw);
+        let content_type = parsed.as_ref().and_then(|message| message.content_type());
+        let name = content_type.map_or_else(
+            || "text/plain".to_owned(),
+            |c| format!("{}/{}", c.ctype(), c.subtype().unwrap_or("")).to_ascii_lowercase(),
+        );
+        let boundary = content_type
+            .filter(|c| c.ctype().eq_ignore_ascii_case("multipart"))
+            .and_then(|c| c.attribute("boundary"))
+            .filter(|boundary| !boundary.is_empty() && boundary.len() <= MAX_DELIMITER - 8)
+            .map(|boundary| boundary.as_bytes().to_vec());
+        let message = parsed.as_ref();
+        let encoding = match message.and_then(|m| m.content_transfer_encoding()).map(str::trim) {
+            Some(name) if name.eq_ignore_ascii_case("base64") => Encoding::Base64,
+            Some(name) if name.eq_ignore_ascii_case("quoted-printable") => Encoding::QuotedPrintable,
+            _ => Encoding::Identity,
+        };
+        let part = Part {
+            content_type: shorten(&name),
+            filename: message.and_then(|m| m.attachment_name()).map(shorten),
+            attachment: message.and_then(|m| m.content_disposition()).is_some_and(|d| d.is_attachment()),
+            encoding,
+            offset: 0,
+            len: 0,
+        };
+        Self { part, boundary }
+    }
+}
+
+fn shorten(text: &str) -> String {
+    let end = (0..=text.len().min(MAX_NAME)).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    text.get(..end).unwrap_or_default().to_owned()
+}
+
+/// Reads a part's content, decoded. Made for reading on: going back starts again.
+pub struct PartReader {
+    body: Body,
+    part: Part,
+    decoder: Decoder,
+    /// What has been read of the part, encoded.
+    taken: u64,
+    /// Decoded octets, the first of which is the `position`th of the part.
+    decoded: Vec<u8>,
+    position: u64,
+}
+
+impl PartReader {
+    pub fn new(body: Body, part: Part) -> Self {
+        let decoder = Decoder::new(part.encoding);
+        Self { body, part, decoder, taken: 0, decoded: Vec::new(), position: 0 }
+    }
+
+    pub fn part(&self) -> &Part {
+        &self.part
+    }
+
+    /// Encoded octets that reading up to the end of `offset + len` may take, for whoever counts them.
+    pub fn cost(&self, offset: u64, len: usize) -> u64 {
+        let len = u64::try_from(len).unwrap_or(u64::MAX);
+        let ahead = if offset < self.position { offset } else { offset - self.position };
+        ahead.saturating_add(len).min(self.part.len)
+    }
+
+    /// Up to `len` octets from `offset` of the decoded content; shorter only at the end. Blocking when the body is in
+    /// a file.
+    pub fn read_at(&mut self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        if offset < self.position {
+            *self = Self::new(self.body.clone(), self.part.clone());
+        }
+        loop {
+            let skip = usize::try_from(offset - self.position).unwrap_or(usize::MAX).min(self.decoded.len());
+            self.decoded.drain(..skip);
+            self.position += skip as u64;
+            if self.position == offset && self.decoded.len() >= len || !self.decode_more()? {
+                break;
+            }
+        }
+        let skip = usize::try_from(offset.saturating_sub(self.position)).unwrap_or(usize::MAX);
+        let rest = self.decoded.get(skip..).unwrap_or_default();
+        Ok(rest.get(..len).unwrap_or(rest).to_vec())
+    }
+
+    /// Octets of the decoded content. Reads all of it.
+    pub fn decoded_len(mut self) -> io::Result<u64> {
+        if self.part.encoding == Encoding::Identity {
+            return Ok(self.part.len);
+        }
+        while self.decode_more()? {
+            self.position += self.decoded.len() as u64;
+            self.decoded.clear();
+        }
+        Ok(self.position + self.decoded.len() as u64)
+    }
+
+    /// False at the end of the part.
+    fn decode_more(&mut self) -> io::Result<bool> {
+        let left = self.part.len - self.taken;
+        if left == 0 {
+            return Ok(self.decoder.finish(&mut self.decoded));
+        }
+        let len = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+        let chunk = self.body.read_at(self.part.offset + self.taken, len)?;
+        if chunk.is_empty() {
+            return Ok(false);
+        }
+        self.taken += chunk.len() as u64;
+        self.decoder.feed(&chunk, &mut self.decoded);
+        Ok(true)
+    }
+}
+
+/// Decodes in pieces; the state is what stands between two of them.
+enum Decoder {
+    Identity,
+    /// Bits that don't make an octet yet, and how many sextets they came from.
+    Base64 {
+        bits: u32,
+        sextets: u8,
+    },
+    /// An escape or white space whose meaning depends on what follows.
+    QuotedPrintable {
+        pending: Vec<u8>,
+    },
+}
+
+impl Decoder {
+    fn new(encoding: Encoding) -> Self {
+        match encoding {
+            Encoding::Identity => Self::Identity,
+            Encoding::Base64 => Self::Base64 { bits: 0, sextets: 0 },
+            Encoding::QuotedPrintable => Self::QuotedPrintable { pending: Vec::new() },
+        }
+    }
+
+    fn feed(&mut self, chunk: &[u8], out: &mut Vec<u8>) {
+        match self {
+            Self::Identity => out.extend_from_slice(chunk),
+            Self::Base64 { bits, sextets } => {
+                chunk.iter().for_each(|&octet| base64_octet(bits, sextets, octet, out));
+            }
+            Self::QuotedPrintable { pending } => {
+                chunk.iter().for_each(|&octet| quoted_printable_octet(pending, octet, out));
+            }
+        }
+    }
+
+    /// True when something was left.
+    fn finish(&mut self, out: &mut Vec<u8>) -> bool {
+        let Self::QuotedPrintable { pending } = self else { return false };
+        // White space at the end of a line was added on the way (RFC 2045 §6.7 rule 3); a broken escape stays.
+        let left = pending.starts_with(b"=") && pending.len() > 1;
+        if left {
+            out.append(pending);
+        }
+        pending.clear();
+        left
+    }
+}
+
+/// RFC 2045 §6.8: characters outside the alphabet are ignored; padding starts anew, as in concatenated encodings.
+fn base64_octet(bits: &mut u32, sextets: &mut u8, octet: u8, out: &mut Vec<u8>) {
+    let value = match octet {
+        b'A'..=b'Z' => octet - b'A',
+        b'a'..=b'z' => octet - b'a' + 26,
+        b'0'..=b'9' => octet - b'0' + 52,
+        b'+' => 62,
+        b'/' => 63,
+        b'=' => {
+            *sextets = 0;
+            return;
+        }
+        _ => return,
+    };
+    *bits = *bits << 6 | u32::from(value);
+    *sextets = (*sextets + 1) % 4;
+    match *sextets {
+        2 => out.push(low_octet(*bits >> 4)),
+        3 => out.push(low_octet(*bits >> 2)),
+        0 => out.push(low_octet(*bits)),
+        _ => {}
+    }
+}
+
+fn low_octet(bits: u32) -> u8 {
+    let [.., low] = bits.to_be_bytes();
+    low
+}
+
+/// RFC 2045 §6.7. `pending` holds white space, or `=` and what followed it.
+fn quoted_printable_octet(pending: &mut Vec<u8>, octet: u8, out: &mut Vec<u8>) {
+    if pending.first() == Some(&b'=') {
+        pending.push(octet);
+        match pending.as_slice() {
+            // A soft line break.
+            [_, rest @ .., b'\n'] if rest.trim_ascii().is_empty() => pending.clear(),
+            [_, rest @ ..] if rest.iter().all(|b| matches!(b, b' ' | b'\t' | b'\r')) && rest.len() < 80 => {}
+            [_, high, low] => {
+                match (char::from(*high).to_digit(16), char::from(*low).to_digit(16)) {
+                    (Some(high), Some(low)) => out.push(low_octet(high << 4 | low)),
+                    // Not an escape: as it stands (RFC 2045 §6.7, note on robustness).
+                    _ => out.extend_from_slice(pending),
+                }
+                pending.clear();
+            }
+            [_, high] if high.is_ascii_hexdigit() => {}
+            _ => out.append(pending),
+        }
+        return;
+    }
+    match octet {
+        b' ' | b'\t' if pending.len() < MAX_DELIMITER => pending.push(octet),
+        b'=' => {
+            out.append(pending);
+            pending.push(octet);
+        }
+        b'\r' | b'\n' => {
+            pending.clear();
+            out.push(octet);
+        }
+        _ => {
+            out.append(pending);
+            out.push(octet);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::mail::Header;
+
+    fn message(header: &str, body: &[u8]) -> Message {
+        let header = Header::parse(&Bytes::from(header.to_owned()));
+        Message { header, body: Body::from_bytes(Bytes::copy_from_slice(body)) }
+    }
+
+    fn contents(message: &Message) -> Vec<(String, String)> {
+        let parts = parts(message, MimeLimits::default()).unwrap();
+        parts
+            .into_iter()
+            .map(|part| {
+                let name = part.content_type.clone();
+                let content = PartReader::new(message.body.clone(), part).read_at(0, 1 << 20).unwrap();
+                (name, String::from_utf8(content).unwrap())
+            })
+            .collect()
+    }
+
+    fn expect(message: &Message, expected: &[(&str, &str)]) {
+        let found = contents(message);
+        let found: Vec<_> = found.iter().map(|(name, content)| (name.as_str(), content.as_str())).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_mail_without_mime_is_one_part() {
+        expect(&message("Subject: x\r\n", b"hello\r\n"), &[("text/plain", "hello\r\n")]);
+        expect(&message("", b""), &[("text/plain", "")]);
+    }
+
+    #[test]
+    fn multiparts_inside_each_other() {
+        let body = b"preamble\r\n--a\r\nContent-Type: multipart/alternative; boundary=\"b\"\r\n\r\n\
+            --b\r\n\r\nplain\r\n--b \r\nContent-Type: TEXT/HTML\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n\
+            <b>=C3=A9</b> \r\nlong=\r\n line\r\n--b--\r\nepilogue\r\n\
+            --a\r\nContent-Type: application/x; name=a.bin\r\nContent-Disposition: attachment;\r\n filename*=utf-8''b%20c\r\n\
+            Content-Transfer-Encoding: BASE64\r\n\r\naGVs\r\nbG8=\r\n--a--\r\nrest";
+        let message = message("Content-Type: multipart/mixed;\r\n boundary=a\r\n", body);
+        expect(
+            &message,
+            &[("text/plain", "plain"), ("text/html", "<b>é</b>\r\nlong line"), ("application/x", "hello")],
+        );
+        let parts = parts(&message, MimeLimits::default()).unwrap();
+        assert_eq!(parts[2].filename.as_deref(), Some("b c"));
+        assert!(parts[2].attachment && !parts[1].attachment);
+        assert_eq!(PartReader::new(message.body, parts[2].clone()).decoded_len().unwrap(), 5);
+    }
+
+    #[test]
+    fn a_message_inside_the_message_is_walked_too() {
+        let body = b"--a\r\nContent-Type: message/rfc822\r\n\r\nSubject: in\r\n\
+            Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nx\r\n--b--\r\n--a--\r\n";
+        let message = message("Content-Type: multipart/mixed; boundary=a\r\n", body);
+        let found = contents(&message);
+        assert_eq!(found.len(), 2);
+        assert!(found[0].1.starts_with("Subject: in") && found[0].1.ends_with("--b--"), "{found:?}");
+        assert_eq!(found[1], ("text/plain".to_owned(), "x".to_owned()));
+    }
+
+    #[test]
+    fn what_is_broken_is_still_seen() {
+        let header = "Content-Type: multipart/mixed; boundary=a\r\n";
+        // No closing delimiter; an inner multipart that the outer one cuts off; fields without an empty line.
+        expect(&message(header, b"--a\r\n\r\nx\r\n"), &[("text/plain", "x\r\n")]);
+        let cut = b"--a\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nx\r\n--a\r\n\r\ny\r\n--a--";
+        expect(&message(header, cut), &[("text/plain", "x"), ("text/plain", "y")]);
+        expect(&message(header, b"--a\r\nContent-Type: text/x\r\n--a--\r\n"), &[("text/x", "")]);
+        expect(&message("Content-Type: multipart/mixed\r\n", b"x"), &[("multipart/mixed", "x")]);
+    }
+
+    #[test]
+    fn rs10_depth_and_number_are_bounded() {
+        let rfc822 = "Content-Type: message/rfc822\r\n\r\n".repeat(100_000);
+        let deep = message("Content-Type: message/rfc822\r\n", rfc822.as_bytes());
+        assert!(matches!(parts(&deep, MimeLimits::default()), Err(MimeError::TooDeep(50))));
+        let wide = message("Content-Type: multipart/mixed; boundary=a\r\n", "--a\r\n\r\n".repeat(100_000).as_bytes());
+        assert!(matches!(parts(&wide, MimeLimits::default()), Err(MimeError::TooManyParts(1000))));
+        let nested: String =
+            (0..1000).map(|n| format!("--{n}\r\nContent-Type: multipart/x; boundary={}\r\n\r\n", n + 1)).collect();
+        let nested = message("Content-Type: multipart/x; boundary=0\r\n", nested.as_bytes());
+        assert!(matches!(parts(&nested, MimeLimits::default()), Err(MimeError::TooDeep(50))));
+        let line = message("Content-Type: multipart/x; boundary=0\r\n", &vec![b'-'; 300_000]);
+        assert!(parts(&line, MimeLimits::default()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn reading_in_pieces_gives_the_same() {
+        let plain: Vec<u8> = (0..200_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        use base64::Engine as _;
+        let encoded = base64::engine::general_purpose::STANDARD.encode(&plain);
+        let lines: Vec<_> = encoded.as_bytes().chunks(76).flat_map(|line| [line, b"\r\n"].concat()).collect();
+        let message = message("Content-Transfer-Encoding: base64\r\n", &lines);
+        let part = parts(&message, MimeLimits::default()).unwrap().remove(0);
+        let mut reader = PartReader::new(message.body, part);
+        let mut read = Vec::new();
+        loop {
+            let piece = reader.read_at(read.len() as u64, 7001).unwrap();
+            if piece.is_empty() {
+                break;
+            }
+            read.extend(piece);
+        }
+        assert_eq!(read, plain);
+        assert_eq!(reader.read_at(10, 3).unwrap(), plain[10..13]);
+        assert_eq!(reader.read_at(1 << 40, 3).unwrap(), b"");
+        assert_eq!(reader.decoded_len().unwrap(), 200_000);
+    }
+
+    #[test]
+    fn quoted_printable_that_is_broken_stays_as_it_is() {
+        for (encoded, expected) in [
+            ("a=3Db", "a=b"),
+            ("a=ZZb", "a=ZZb"),
+            ("a=4", "a=4"),
+            ("a=  \r\nb", "ab"),
+            ("a  \r\nb\t", "a\r\nb"),
+            ("=e9", "\u{fffd}"),
+            ("a =20\r\n", "a  \r\n"),
+        ] {
+            let message = message("Content-Transfer-Encoding: quoted-printable\r\n", encoded.as_bytes());
+            let part = parts(&message, MimeLimits::default()).unwrap().remove(0);
+            let content = PartReader::new(message.body.clone(), part).read_at(0, 100).unwrap();
+            let text: String = content
+                .utf8_chunks()
+                .map(|c| c.valid().to_owned() + if c.invalid().is_empty() { "" } else { "\u{fffd}" })
+                .collect();
+            assert_eq!(text, expected, "{encoded:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_are_walked_without_a_panic(header in "[ -~\r\n]{0,200}", body in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let message = message(&header, &body);
+            for part in parts(&message, MimeLimits::default()).unwrap() {
+                prop_assert!(part.offset + part.len <= body.len() as u64);
+                PartReader::new(message.body.clone(), part).decoded_len().unwrap();
+            }
+        }
+    }
+}
