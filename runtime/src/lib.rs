@@ -8,6 +8,7 @@ pub mod log;
 pub mod mail;
 pub mod metrics;
 pub mod pipeline;
+pub mod queue;
 pub mod smtp;
 pub mod spool;
 pub mod tenancy;
