@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod pipeline;
 pub mod server;
 pub mod session;
+pub mod queue;
 pub mod smtp;
 pub mod spool;
 pub mod tenancy;

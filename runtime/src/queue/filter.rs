@@ -1,0 +1,168 @@
+//! What an operator asks of the queue, and what it answers: plain values for CLI and API.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::clock::Clock;
+use super::meta::{Accepted, Kind, State};
+use super::schedule::{Slot, Standing};
+use crate::mail::MessageId;
+
+/// Which messages; what is `None` or empty does not narrow. The empty filter means all: who destroys, asks first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Filter {
+    pub ids: Vec<MessageId>,
+    pub tenant: Option<Arc<str>>,
+    /// An address, `@domain`, or `<>` for the null reverse-path. Case does not matter.
+    pub sender: Option<String>,
+    /// An address or `@domain`, among all recipients, those that are done included.
+    pub recipient: Option<String>,
+    /// A destination's key, e.g. `mx:example.com`.
+    pub destination: Option<String>,
+    pub state: Option<Standing>,
+    /// Seconds.
+    pub older_than: Option<u64>,
+    /// At most so many, the oldest first.
+    pub limit: Option<usize>,
+}
+
+/// A message in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    pub id: MessageId,
+    pub state: Standing,
+    pub kind: Kind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Arc<str>>,
+    /// Empty for the null reverse-path.
+    pub sender: String,
+    /// The first one.
+    pub recipient: String,
+    pub recipients: u32,
+    pub destination: String,
+    /// Octets.
+    pub size: u64,
+    pub arrival: Timestamp,
+    pub attempts: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_attempt: Option<Timestamp>,
+    /// Why it is held or in quarantine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What its destination said, for one that waits because the destination is down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination_down: Option<String>,
+}
+
+/// Everything about a message but its body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Detail {
+    #[serde(flatten)]
+    pub summary: Summary,
+    pub accepted: Accepted,
+    pub progress: State,
+    /// The header fields from the top, unfolded, octets that are not printable ASCII escaped.
+    pub header: Vec<String>,
+}
+
+/// What a verb has done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    pub changed: Vec<MessageId>,
+    /// Being delivered at that moment: left alone, so that nothing is done twice. Try again.
+    pub busy: Vec<MessageId>,
+    /// Ids that were asked for and are not in the queue.
+    pub missing: Vec<MessageId>,
+}
+
+impl Filter {
+    pub fn id(id: MessageId) -> Self {
+        Self { ids: vec![id], ..Self::default() }
+    }
+
+    /// All but the ids, which the caller picks by, and the recipients, of which the memory holds only the first.
+    pub(super) fn matches(&self, slot: &Slot, now: u64) -> bool {
+        let age = slot.life.age(now) / 1000;
+        self.tenant.as_ref().is_none_or(|tenant| slot.tenant.as_ref() == Some(tenant))
+            && self.sender.as_ref().is_none_or(|pattern| address_matches(pattern, &slot.sender))
+            && self.destination.as_ref().is_none_or(|key| **key == *slot.key)
+            && self.state.is_none_or(|state| state == slot.standing())
+            && self.older_than.is_none_or(|seconds| age >= seconds)
+    }
+
+    /// `None`: only the envelope in the spool can say.
+    pub(super) fn matches_recipient(&self, slot: &Slot) -> Option<bool> {
+        let Some(pattern) = &self.recipient else { return Some(true) };
+        if address_matches(pattern, &slot.recipient) {
+            return Some(true);
+        }
+        (slot.recipients <= 1).then_some(false)
+    }
+
+    pub(super) fn matches_envelope(&self, accepted: &Accepted) -> bool {
+        let mut recipients = accepted.envelope.recipients.iter();
+        let matches = |pattern: &String| recipients.any(|r| address_matches(pattern, &r.mailbox.to_string()));
+        self.recipient.as_ref().is_none_or(matches)
+    }
+}
+
+fn address_matches(pattern: &str, address: &str) -> bool {
+    if pattern == "<>" {
+        return address.is_empty();
+    }
+    if pattern.starts_with('@') {
+        let at = address.rfind('@').and_then(|at| address.get(at..));
+        return at.is_some_and(|domain| domain.eq_ignore_ascii_case(pattern));
+    }
+    address.eq_ignore_ascii_case(pattern)
+}
+
+impl Summary {
+    pub(super) fn new(id: MessageId, slot: &Slot, down: Option<String>, clock: &Clock) -> Self {
+        Self {
+            id,
+            state: slot.standing(),
+            kind: slot.kind,
+            tenant: slot.tenant.clone(),
+            sender: slot.sender.to_string(),
+            recipient: slot.recipient.to_string(),
+            recipients: slot.recipients,
+            destination: slot.key.to_string(),
+            size: slot.size,
+            arrival: slot.arrival,
+            attempts: slot.attempts,
+            next_attempt: slot.next_attempt().map(|at| clock.at(at)),
+            reason: slot.reason.as_deref().map(str::to_owned),
+            destination_down: down,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns() {
+        for (pattern, address, expected) in [
+            ("a@example.com", "A@Example.com", true),
+            ("a@example.com", "aa@example.com", false),
+            ("@example.com", "a@EXAMPLE.com", true),
+            ("@example.com", "a@sub.example.com", false),
+            ("@example.com", "a@badexample.com", false),
+            ("<>", "", true),
+            ("<>", "a@example.com", false),
+            ("a@example.com", "", false),
+        ] {
+            assert_eq!(address_matches(pattern, address), expected, "{pattern} {address}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error() {
+        assert!(serde_json::from_str::<Filter>(r#"{"sendr":"x"}"#).is_err());
+    }
+}

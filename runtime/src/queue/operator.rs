@@ -1,0 +1,267 @@
+//! The operator's verbs. Each claims a message before it acts, and an attempt does the same: one of them wins, so
+//! nothing is delivered that was deleted, nor twice because it was asked for twice (G5).
+
+use std::sync::Arc;
+
+use super::Queue;
+use super::filter::{Changed, Detail, Filter, Summary};
+use super::meta::{Kept, MetaError, encode};
+use super::schedule::{Refused, Rest, Schedule, Standing};
+use crate::mail::{Message, MessageId};
+use crate::spool::{Batch, SpoolError};
+
+/// Messages of one verb that become durable together.
+const CHUNK: usize = 256;
+/// Header fields that are shown.
+const MAX_FIELDS: usize = 200;
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VerbError {
+    #[error("no message {0} in the queue")]
+    NotFound(MessageId),
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    #[error("message {0}: {1}")]
+    Meta(MessageId, MetaError),
+    #[error("the verb was interrupted")]
+    Interrupted,
+}
+
+/// What a verb does to one message that it has claimed.
+#[derive(Debug, Clone)]
+enum Verb {
+    Hold(String),
+    Release,
+    Delete,
+}
+
+impl Queue {
+    /// The oldest first.
+    pub async fn list(&self, filter: &Filter) -> Result<Vec<Summary>, VerbError> {
+        let ids = self.select(filter).await?;
+        let schedule = self.schedule();
+        Ok(ids.into_iter().filter_map(|id| self.summary(&schedule, id)).collect())
+    }
+
+    pub async fn show(&self, id: MessageId) -> Result<Detail, VerbError> {
+        let summary = self.summary(&self.schedule(), id).ok_or(VerbError::NotFound(id))?;
+        let kept = self.read(id).await?;
+        let header = shown_header(&kept.message);
+        Ok(Detail { summary, accepted: kept.accepted, progress: kept.state, header })
+    }
+
+    /// Tries at once what waits, whatever its time, and whether or not its destination is down. Asks for routes anew.
+    pub async fn flush(&self, filter: &Filter) -> Result<Changed, VerbError> {
+        let ids = self.select(filter).await?;
+        let mut changed = missing(filter, &ids);
+        let now = self.clock.now();
+        let mut schedule = self.schedule();
+        for id in ids {
+            match schedule.claim(id, now) {
+                Ok(rest @ (Rest::Waiting(_) | Rest::Ready)) => {
+                    if let Some(key) = schedule.slot(id).map(|slot| slot.key.clone()) {
+                        schedule.unblock(&key, now);
+                    }
+                    schedule.finish(id, Rest::Ready, now, |_| {});
+                    if rest != Rest::Ready {
+                        self.story.flushed(id);
+                    }
+                    changed.changed.push(id);
+                }
+                Ok(rest) => schedule.finish(id, rest, now, |_| {}),
+                Err(Refused::Busy) => changed.busy.push(id),
+                Err(Refused::NotFound) => changed.missing.push(id),
+            }
+        }
+        drop(schedule);
+        self.changed.notify_one();
+        Ok(changed)
+    }
+
+    /// Not tried until it is released. It grows older meanwhile.
+    pub async fn hold(self: &Arc<Self>, filter: &Filter, reason: &str) -> Result<Changed, VerbError> {
+        self.change(filter, Verb::Hold(reason.to_owned())).await
+    }
+
+    /// Lets go what is held or in quarantine; other messages are left alone.
+    pub async fn release(self: &Arc<Self>, filter: &Filter) -> Result<Changed, VerbError> {
+        self.change(filter, Verb::Release).await
+    }
+
+    /// Removes messages, without a word to anyone.
+    pub async fn delete(self: &Arc<Self>, filter: &Filter) -> Result<Changed, VerbError> {
+        self.change(filter, Verb::Delete).await
+    }
+
+    /// Goes on to its end even when the caller is dropped: a claim must be given back.
+    async fn change(self: &Arc<Self>, filter: &Filter, verb: Verb) -> Result<Changed, VerbError> {
+        let ids = self.select(filter).await?;
+        let mut changed = missing(filter, &ids);
+        let queue = self.clone();
+        let work = tokio::spawn(async move {
+            for chunk in ids.chunks(CHUNK) {
+                queue.change_chunk(chunk, &verb, &mut changed).await?;
+            }
+            Ok(changed)
+        });
+        work.await.unwrap_or(Err(VerbError::Interrupted))
+    }
+
+    async fn change_chunk(&self, ids: &[MessageId], verb: &Verb, changed: &mut Changed) -> Result<(), VerbError> {
+        let claimed = self.claim(ids, verb, changed);
+        let mut batch = Batch::default();
+        let mut ready = Vec::with_capacity(claimed.len());
+        for (id, before) in claimed {
+            match self.plan(id, verb, &mut batch).await {
+                Ok(after) => ready.push((id, before, after)),
+                Err(error) => {
+                    self.story.unreadable(id, &error);
+                    self.give_back(id, before);
+                }
+            }
+        }
+        if let Err(error) = self.spool.commit(batch).await {
+            ready.into_iter().for_each(|(id, before, _)| self.give_back(id, before));
+            return Err(error.into());
+        }
+        for (id, _, after) in ready {
+            self.conclude(id, verb, after);
+            changed.changed.push(id);
+        }
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    fn claim(&self, ids: &[MessageId], verb: &Verb, changed: &mut Changed) -> Vec<(MessageId, Rest)> {
+        let now = self.clock.now();
+        let mut schedule = self.schedule();
+        let mut claimed = Vec::with_capacity(ids.len());
+        for &id in ids {
+            match schedule.claim(id, now) {
+                Ok(rest) if verb.concerns(rest) => claimed.push((id, rest)),
+                Ok(rest) => schedule.finish(id, rest, now, |_| {}),
+                Err(Refused::Busy) => changed.busy.push(id),
+                Err(Refused::NotFound) => changed.missing.push(id),
+            }
+        }
+        claimed
+    }
+
+    /// Adds the change to the batch; says where the message goes then.
+    async fn plan(&self, id: MessageId, verb: &Verb, batch: &mut Batch) -> Result<Rest, VerbError> {
+        if matches!(verb, Verb::Delete) {
+            batch.done.push(id);
+            return Ok(Rest::Gone);
+        }
+        let Kept { mut state, .. } = self.read(id).await?;
+        let observed = self.schedule().slot(id).map(|slot| slot.life.observed(self.clock.now()));
+        state.observed = observed.unwrap_or(state.observed);
+        let rest = match verb {
+            Verb::Hold(reason) => {
+                state.held = Some(reason.clone());
+                Rest::Held
+            }
+            Verb::Release | Verb::Delete => {
+                state.released = state.released || state.quarantined.is_some();
+                state.held = None;
+                state.quarantined = None;
+                state.next_attempt = None;
+                Rest::Ready
+            }
+        };
+        batch.state.push((id, encode(&state).map_err(|error| VerbError::Meta(id, error))?));
+        Ok(rest)
+    }
+
+    fn give_back(&self, id: MessageId, rest: Rest) {
+        self.schedule().finish(id, rest, self.clock.now(), |_| {});
+    }
+
+    fn conclude(&self, id: MessageId, verb: &Verb, rest: Rest) {
+        match verb {
+            Verb::Hold(reason) => self.story.held(id, reason),
+            Verb::Release => self.story.released(id),
+            Verb::Delete => self.story.deleted(id, "operator"),
+        }
+        self.schedule().finish(id, rest, self.clock.now(), |slot| {
+            slot.reason = match verb {
+                Verb::Hold(reason) => Some(reason.as_str().into()),
+                Verb::Release | Verb::Delete => None,
+            };
+        });
+    }
+
+    /// Ids of what matches, the oldest first.
+    async fn select(&self, filter: &Filter) -> Result<Vec<MessageId>, VerbError> {
+        let now = self.clock.now();
+        let mut candidates: Vec<(MessageId, Option<bool>)> = {
+            let schedule = self.schedule();
+            let one = |id: &MessageId| schedule.slot(*id).map(|slot| (*id, slot));
+            let matching = |(id, slot): (MessageId, &_)| {
+                let candidate = filter.matches(slot, now);
+                candidate.then(|| (id, filter.matches_recipient(slot)))
+            };
+            if filter.ids.is_empty() {
+                schedule.slots().filter_map(matching).collect()
+            } else {
+                filter.ids.iter().filter_map(one).filter_map(matching).collect()
+            }
+        };
+        candidates.sort_unstable_by_key(|(id, _)| *id);
+        candidates.dedup_by_key(|(id, _)| *id);
+        let limit = filter.limit.unwrap_or(usize::MAX);
+        let mut ids = Vec::new();
+        for (id, known) in candidates {
+            if ids.len() >= limit {
+                break;
+            }
+            let matches = match known {
+                Some(known) => known,
+                None => self.read(id).await.is_ok_and(|kept| filter.matches_envelope(&kept.accepted)),
+            };
+            if matches {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
+    }
+
+    async fn read(&self, id: MessageId) -> Result<Kept, VerbError> {
+        let stored = self.spool.read(id).await.map_err(|error| match error {
+            SpoolError::NotFound(id) => VerbError::NotFound(id),
+            error => VerbError::Spool(error),
+        })?;
+        Kept::decode(id, stored).map_err(|error| VerbError::Meta(id, error))
+    }
+
+    fn summary(&self, schedule: &Schedule, id: MessageId) -> Option<Summary> {
+        let slot = schedule.slot(id)?;
+        let down = schedule.down(&slot.key).filter(|_| slot.standing() == Standing::Ready);
+        Some(Summary::new(id, slot, down.map(|down| down.last.text.clone()), &self.clock))
+    }
+}
+
+impl Verb {
+    fn concerns(&self, rest: Rest) -> bool {
+        match self {
+            // What is in quarantine is held already.
+            Self::Hold(_) => matches!(rest, Rest::Waiting(_) | Rest::Ready),
+            Self::Release => matches!(rest, Rest::Held | Rest::Quarantined(_)),
+            Self::Delete => true,
+        }
+    }
+}
+
+/// `found` is sorted.
+fn missing(filter: &Filter, found: &[MessageId]) -> Changed {
+    let missing = filter.ids.iter().copied().filter(|id| found.binary_search(id).is_err());
+    Changed { missing: missing.collect(), ..Changed::default() }
+}
+
+fn shown_header(message: &Message) -> Vec<String> {
+    let show = |field: &crate::mail::Field| {
+        let value = field.value();
+        format!("{}: {}", field.name(), value.get(..value.len().min(1000)).unwrap_or_default().escape_ascii())
+    };
+    message.header.fields().iter().take(MAX_FIELDS).map(show).collect()
+}

@@ -1,0 +1,165 @@
+//! Verbs and their races; quarantine.
+
+use super::*;
+use crate::queue::{Filter, Standing, VerbError};
+
+async fn waiting(bench: &Bench) -> MessageId {
+    bench.hop.answer(|_| deferred());
+    let id = bench.accept(mail(&bench.queue, "a@example.com", &["b@example.org"])).await;
+    bench.pass(1).await;
+    id
+}
+
+async fn only(bench: &Bench) -> super::super::Summary {
+    let mut list = bench.queue.list(&Filter::default()).await.unwrap();
+    assert_eq!(list.len(), 1);
+    list.remove(0)
+}
+
+#[tokio::test(start_paused = true)]
+async fn held_mail_stays_over_a_restart_and_goes_when_released() {
+    let bench = Bench::new();
+    let id = waiting(&bench).await;
+    assert_eq!(bench.queue.hold(&Filter::id(id), "ask first").await.unwrap().changed, [id]);
+    bench.pass(DAY).await;
+    assert_eq!(bench.hop.sent().len(), 1);
+    let again = Bench::with(settings(), bench.spool.after_crash(), Arc::default(), Arc::default());
+    again.pass(DAY).await;
+    let summary = only(&again).await;
+    assert_eq!((summary.state, summary.reason.as_deref()), (Standing::Held, Some("ask first")));
+    assert_eq!(again.queue.release(&Filter::default()).await.unwrap().changed, [id]);
+    again.pass(1).await;
+    assert_eq!(again.hop.sent().len(), 1);
+    assert!(again.spool.ids().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn flush_tries_now_even_a_destination_that_is_down() {
+    let bench = Bench::new();
+    bench.hop.report(down);
+    let id = bench.accept(mail(&bench.queue, "a@example.com", &["b@example.org"])).await;
+    bench.pass(10).await;
+    assert_eq!(only(&bench).await.destination_down.as_deref(), Some("451 4.4.1 no answer from any host"));
+    assert_eq!(bench.queue.flush(&Filter::default()).await.unwrap().changed, [id]);
+    bench.pass(1).await;
+    assert_eq!(bench.hop.times("b@example.org"), [0, 10]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g5_a_message_that_is_being_delivered_is_left_alone() {
+    let bench = Bench::new();
+    *bench.hop.delay.lock().unwrap() = Duration::from_secs(10);
+    let id = bench.accept(mail(&bench.queue, "a@example.com", &["b@example.org"])).await;
+    bench.pass(1).await;
+    for outcome in [
+        bench.queue.delete(&Filter::id(id)).await,
+        bench.queue.hold(&Filter::id(id), "x").await,
+        bench.queue.flush(&Filter::id(id)).await,
+    ] {
+        assert_eq!(outcome.unwrap().busy, [id]);
+    }
+    bench.pass(60).await;
+    assert_eq!(bench.hop.sent().len(), 1);
+    assert_eq!(bench.queue.delete(&Filter::id(id)).await.unwrap().missing, [id]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g5_two_who_delete_and_flush_at_once_make_one_end() {
+    let bench = Bench::new();
+    let id = waiting(&bench).await;
+    bench.hop.answer(|_| delivered());
+    let filter = Filter::id(id);
+    let (first, second, flushed) =
+        tokio::join!(bench.queue.delete(&filter), bench.queue.delete(&filter), bench.queue.flush(&filter));
+    let won = [first, second].into_iter().filter(|done| done.as_ref().is_ok_and(|d| !d.changed.is_empty())).count();
+    let flushed = flushed.unwrap().changed.len();
+    bench.pass(DAY).await;
+    let delivered = bench.hop.sent().len() - 1;
+    assert_eq!(won + delivered, 1, "flushed {flushed}");
+    assert!(bench.spool.ids().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verb_that_cannot_be_made_durable_changes_nothing() {
+    let bench = Bench::new();
+    let id = waiting(&bench).await;
+    bench.spool.fail_next(vec![crate::spool::SpoolError::Full]);
+    let refused = bench.queue.delete(&Filter::id(id)).await;
+    assert_eq!(refused, Err(VerbError::Spool(crate::spool::SpoolError::Full)));
+    assert_eq!(only(&bench).await.state, Standing::Waiting);
+    bench.pass(HOUR).await;
+    assert!(bench.hop.sent().len() > 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn quarantine_is_listed_shown_released_and_ends() {
+    let bench = Bench::new();
+    let of = |reason: &str| {
+        let mut mail = mail(&bench.queue, "a@example.com", &["b@example.org"]);
+        mail.accepted.quarantine = Some(reason.to_owned());
+        mail
+    };
+    let (kept, released) = (bench.accept(of("spam")).await, bench.accept(of("maybe")).await);
+    bench.pass(DAY).await;
+    assert!(bench.hop.sent().is_empty());
+    let quarantine = Filter { state: Some(Standing::Quarantined), ..Filter::default() };
+    assert_eq!(bench.queue.list(&quarantine).await.unwrap().len(), 2);
+    let detail = bench.queue.show(kept).await.unwrap();
+    assert_eq!(detail.progress.quarantined.unwrap().reason, "spam");
+    assert_eq!(detail.header, ["Message-ID: <1@example.com>", "Subject: hello"]);
+    bench.queue.release(&Filter::id(released)).await.unwrap();
+    bench.pass(1).await;
+    assert_eq!(bench.hop.sent()[0].id, released);
+    bench.pass(28 * DAY).await;
+    assert_eq!(bench.spool.ids(), [kept]);
+    bench.pass(2 * DAY).await;
+    assert!(bench.spool.ids().is_empty());
+    assert_eq!(bench.hop.sent().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn filters_select() {
+    let bench = Bench::new();
+    bench.hop.answer(|_| deferred());
+    let mut first = mail(&bench.queue, "a@example.com", &["b@example.org", "c@example.org"]);
+    first.accepted.tenant = Some("acme".into());
+    let first = bench.accept(first).await;
+    bench.pass(100).await;
+    let second = bench.accept(mail(&bench.queue, "", &["d@example.net"])).await;
+    bench.pass(1).await;
+    let some = |text: &str| Some(text.to_owned());
+    for (filter, expected) in [
+        (Filter::default(), vec![first, second]),
+        (Filter { limit: Some(1), ..Filter::default() }, vec![first]),
+        (Filter::id(second), vec![second]),
+        (Filter { ids: vec![second, second, first], ..Filter::default() }, vec![first, second]),
+        (Filter { tenant: Some("acme".into()), ..Filter::default() }, vec![first]),
+        (Filter { sender: some("<>"), ..Filter::default() }, vec![second]),
+        (Filter { sender: some("@EXAMPLE.com"), ..Filter::default() }, vec![first]),
+        (Filter { recipient: some("c@example.org"), ..Filter::default() }, vec![first]),
+        (Filter { recipient: some("@example.net"), ..Filter::default() }, vec![second]),
+        (Filter { recipient: some("x@example.org"), ..Filter::default() }, vec![]),
+        (Filter { destination: some("mx:example.net"), ..Filter::default() }, vec![second]),
+        (Filter { older_than: Some(60), ..Filter::default() }, vec![first]),
+        (Filter { state: Some(Standing::Held), ..Filter::default() }, vec![]),
+    ] {
+        let found: Vec<_> = bench.queue.list(&filter).await.unwrap().into_iter().map(|s| s.id).collect();
+        assert_eq!(found, expected, "{filter:?}");
+    }
+    let gone = MessageId::next();
+    assert_eq!(bench.queue.show(gone).await, Err(VerbError::NotFound(gone)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_is_held_and_can_be_deleted() {
+    let bench = Bench::new();
+    let id = waiting(&bench).await;
+    let disk = bench.spool.after_crash();
+    disk.damage_meta(id);
+    let again = Bench::with(settings(), disk, Arc::default(), Arc::default());
+    again.pass(30 * DAY).await;
+    assert!(again.hop.sent().is_empty());
+    assert_eq!(only(&again).await.state, Standing::Held);
+    assert_eq!(again.queue.delete(&Filter::id(id)).await.unwrap().changed, [id]);
+    assert!(again.spool.ids().is_empty());
+}

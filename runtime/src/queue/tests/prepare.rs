@@ -1,0 +1,158 @@
+//! The `deliver` chains: asked once, recorded, and what each verdict does.
+
+use super::*;
+use crate::mail::{Field, Route};
+use crate::pipeline::Verdict;
+use crate::queue::{Filter, Prepared, Standing};
+use crate::smtp::{Enhanced, Reply};
+
+fn edited(mut mail: crate::mail::Mail, number: usize) -> Prepared {
+    let field = Field::new("X-Number", &number.to_string()).unwrap();
+    mail.message.as_mut().unwrap().header.prepend(field);
+    Prepared { verdict: Verdict::Next, mail, judged: true }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_attempt_sends_the_same_octets_also_after_a_restart() {
+    let bench = Bench::new();
+    let mut number = 0;
+    bench.plan.judge(move |mail| {
+        number += 1;
+        edited(mail, number)
+    });
+    bench.hop.answer(|_| deferred());
+    bench.accept(mail(&bench.queue, "a@example.com", &["b@example.org"])).await;
+    bench.pass(HOUR).await;
+    bench.running.abort();
+    let again = Bench::with(settings(), bench.spool.after_crash(), bench.hop.clone(), bench.plan.clone());
+    again.hop.answer(|_| delivered());
+    again.pass(2 * HOUR).await;
+    let sent = again.hop.sent();
+    assert_eq!(sent.len(), 5);
+    assert!(sent[0].octets.starts_with(b"X-Number: 1\r\nMessage-ID:"));
+    assert!(sent.iter().all(|s| s.octets == sent[0].octets));
+    assert_eq!(again.plan.asked().len(), 1);
+    assert!(again.spool.ids().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_destination_is_a_message_of_its_own_and_asked_once() {
+    let bench = Bench::new();
+    bench.plan.judge(|mail| edited(mail, 1));
+    bench.plan.send("c@example.org", Route::SmartHost("out".into()));
+    let to = ["b@example.org", "c@example.org", "d@example.net", "e@example.org", "f@[192.0.2.1]"];
+    let id = bench.accept(mail(&bench.queue, "a@example.com", &to)).await;
+    bench.pass(1).await;
+    let mut sent: Vec<_> = bench.hop.sent().into_iter().map(|sent| (sent.route, sent.to.join(" "), sent.id)).collect();
+    sent.sort();
+    let shown: Vec<_> = sent.iter().map(|(route, to, _)| (route.as_str(), to.as_str())).collect();
+    assert_eq!(
+        shown,
+        [
+            ("host:[192.0.2.1]:25", "f@[192.0.2.1]"),
+            ("mx:example.net", "d@example.net"),
+            ("mx:example.org", "b@example.org e@example.org"),
+            ("smart-host:out", "c@example.org"),
+        ]
+    );
+    assert_eq!(sent[2].2, id, "the first group keeps the name");
+    assert_eq!(bench.plan.asked().len(), 4);
+    assert!(bench.spool.ids().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn edits_of_the_envelope_count() {
+    let bench = Bench::new();
+    bench.plan.judge(|mut mail| {
+        mail.envelope.recipients.push(Recipient::new(Mailbox::parse("added@example.net").unwrap()));
+        mail.envelope.reverse_path = ReversePath(Some(Mailbox::parse("srs@example.com").unwrap()));
+        mail.tags.push("seen".to_owned());
+        Prepared { verdict: Verdict::Accept, mail, judged: true }
+    });
+    bench.accept(mail(&bench.queue, "a@example.com", &["b@example.org"])).await;
+    bench.pass(1).await;
+    let mut sent: Vec<_> = bench.hop.sent().into_iter().map(|sent| (sent.from, sent.to.join(" "))).collect();
+    sent.sort();
+    let from = "srs@example.com".to_owned();
+    assert_eq!(sent, [(from.clone(), "added@example.net".to_owned()), (from, "b@example.org".to_owned())]);
+    assert_eq!(bench.plan.asked().len(), 1, "a recipient that a plugin added is not judged again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_that_a_plugin_chose_stays() {
+    let bench = Bench::new();
+    bench.plan.judge(|mut mail| {
+        mail.route = Some(Route::SmartHost("chosen".into()));
+        Prepared { verdict: Verdict::Next, mail, judged: true }
+    });
+    bench.hop.answer(|_| deferred());
+    bench.accept(mail(&bench.queue, "a@example.com", &["b@example.org"])).await;
+    bench.pass(HOUR).await;
+    assert!(bench.hop.sent().len() > 3);
+    assert!(bench.hop.sent().iter().all(|sent| sent.route == "smart-host:chosen"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn verdicts() {
+    let reply = Reply::new(550, Some(Enhanced::new(7, 1)), "not wanted");
+    let wait = Reply::new(451, Some(Enhanced::new(7, 1)), "later");
+    for (verdict, authenticated, delivered_to, kept) in [
+        (Verdict::Next, false, vec!["b@example.org"], None),
+        (Verdict::Accept, false, vec!["b@example.org"], None),
+        (Verdict::Reject(reply.clone()), true, vec!["a@example.com"], None),
+        (Verdict::Reject(reply.clone()), false, vec![], Some(Standing::Quarantined)),
+        (Verdict::Defer(wait.clone()), false, vec![], Some(Standing::Waiting)),
+        (Verdict::Discard, false, vec![], None),
+        (Verdict::Quarantine("virus".to_owned()), true, vec![], Some(Standing::Quarantined)),
+        (Verdict::Disconnect(wait.clone()), false, vec![], Some(Standing::Waiting)),
+    ] {
+        let bench = Bench::new();
+        bench.plan.verdict(verdict.clone());
+        let mut mail = mail(&bench.queue, "a@example.com", &["b@example.org"]);
+        mail.accepted.authenticated = authenticated;
+        bench.accept(mail).await;
+        bench.pass(10).await;
+        let to: Vec<_> = bench.hop.sent().into_iter().flat_map(|sent| sent.to).collect();
+        assert_eq!(to, delivered_to, "{verdict:?} {authenticated}");
+        let list = bench.queue.list(&Filter::default()).await.unwrap();
+        assert_eq!(list.first().map(|summary| summary.state), kept, "{verdict:?} {authenticated}");
+        assert_eq!(bench.spool.ids().len(), list.len(), "{verdict:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deferred_message_is_asked_about_again_and_expires() {
+    let bench = Bench::new();
+    bench.plan.verdict(Verdict::Defer(Reply::local_error()));
+    bench.accept(mail(&bench.queue, "a@example.com", &["b@example.org"])).await;
+    bench.pass(6 * DAY).await;
+    assert!(bench.plan.asked().len() > 10);
+    assert_eq!(bench.hop.times("a@example.com").last(), Some(&(5 * DAY)));
+    assert!(bench.spool.ids().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn released_mail_is_not_sent_back_to_quarantine() {
+    let bench = Bench::new();
+    bench.plan.verdict(Verdict::Quarantine("virus".to_owned()));
+    let id = bench.accept(mail(&bench.queue, "a@example.com", &["b@example.org"])).await;
+    bench.pass(HOUR).await;
+    bench.queue.release(&Filter::id(id)).await.unwrap();
+    bench.pass(1).await;
+    assert_eq!(bench.hop.sent().len(), 1);
+    assert!(bench.spool.ids().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_content_with_two_fates() {
+    let bench = Bench::new();
+    let mut kept = mail(&bench.queue, "a@example.com", &["c@example.org"]);
+    kept.accepted.quarantine = Some("spam for this one".to_owned());
+    let kept_id = kept.id;
+    let goes = mail(&bench.queue, "a@example.com", &["b@example.org"]);
+    bench.queue.accept(vec![goes, kept]).await.unwrap();
+    bench.pass(1).await;
+    assert_eq!(bench.spool.commits(), 1);
+    assert_eq!(bench.hop.times("b@example.org"), [0]);
+    assert_eq!(bench.spool.ids(), [kept_id]);
+}
