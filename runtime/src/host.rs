@@ -94,8 +94,8 @@ pub struct PluginSettings {
     pub config: serde_json::Value,
     /// Interfaces (`dns`, `tables`, …), `recipients`, `route:mx`, `route:host`, `route:NAME`.
     pub grants: Vec<String>,
-    /// Names of the tables that it may look into.
-    pub tables: Vec<String>,
+    /// The tables that it may look into, by the names that it knows them under.
+    pub tables: Arc<Tables>,
     pub limits: Limits,
     /// Keep instances warm between calls. The contract says that a plugin keeps nothing between calls; this trusts it.
     pub reuse: bool,
@@ -119,8 +119,6 @@ pub enum LoadError {
         "there is no grant `{0}`: metrics, clock, dns, tables, counters, recipients, route:mx, route:host, route:NAME"
     )]
     UnknownGrant(String),
-    #[error("there is no table `{0}`: define it, or take it out of `tables`")]
-    UnknownTable(String),
     #[error("limit {name} = {value} is above the gateway's own, {max}")]
     Limit { name: &'static str, value: u64, max: u64 },
     #[error(transparent)]
@@ -219,10 +217,6 @@ impl Host {
         if settings.name.is_empty() || settings.name.len() > 64 || !settings.name.bytes().all(legal) {
             return Err(LoadError::Name(settings.name.to_string()));
         }
-        let unknown = |name: &&String| self.services.tables.table(name).is_none();
-        if let Some(name) = settings.tables.iter().find(unknown) {
-            return Err(LoadError::UnknownTable(name.clone()));
-        }
         let config = match &settings.config {
             serde_json::Value::Null => "{}".to_owned(),
             config => config.to_string(),
@@ -232,7 +226,7 @@ impl Host {
             scope: settings.scope.to_string(),
             config,
             grants: Grants::new(settings.grants.iter().cloned()).map_err(LoadError::UnknownGrant)?,
-            tables: settings.tables.iter().cloned().collect(),
+            tables: settings.tables.clone(),
             services: self.services.clone(),
             metric_names: Mutex::default(),
         })

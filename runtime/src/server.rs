@@ -1,7 +1,354 @@
-//! Listeners, limits, graceful stop; the only place that spawns tasks.
+//! Puts the parts together, runs them and stops them in order; the place that spawns tasks.
+//!
+//! Stop: listeners close, sessions between commands hear 421, those in a message end it; then the queue finishes what is
+//! under way; then the spool writes its last records. What is not done by then is in the spool.
 
+pub mod acceptance;
 pub mod connections;
+pub mod control;
 pub mod http;
 pub mod listener;
+pub mod names;
+pub mod plugins;
+pub mod preparation;
+pub mod setup;
 pub mod story;
 pub mod tls;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use self::acceptance::Acceptance;
+use self::connections::Connections;
+use self::listener::Gate;
+use self::names::Names;
+use self::plugins::PluginError;
+use self::preparation::Preparation;
+use crate::cli;
+use crate::config::{self, Settings};
+use crate::delivery::{Delivery, TlsSetupError};
+use crate::dns::{NoServers, Resolver};
+use crate::host::{self, Counters, Host, HostError};
+use crate::log::{EventLog, Record};
+use crate::metrics::Metrics;
+use crate::pipeline::{Chains, Clerk, Direction, Event, Stage};
+use crate::queue::Queue;
+use crate::session::connection::Context;
+use crate::session::machine::Gateway;
+use crate::smtp::Reply;
+use crate::spool::{Recovered, SegmentSpool, Spool, SpoolError};
+
+/// Events for the `event` hook that wait to be told; those beyond are not told.
+const MAX_EVENTS: usize = 4096;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("spool: {0}")]
+    Spool(#[from] SpoolError),
+    #[error("{0}")]
+    Dns(#[from] NoServers),
+    #[error("delivery: {0}")]
+    Delivery(#[from] TlsSetupError),
+    #[error("{0}")]
+    Host(#[from] HostError),
+    #[error("{0}")]
+    Plugin(#[from] PluginError),
+    #[error("listener {name}: {source}")]
+    Tls { name: Arc<str>, source: rustls::Error },
+    #[error("can't listen on {address}: {source}")]
+    Bind { address: SocketAddr, source: std::io::Error },
+    #[error("control socket {}: {source}", path.display())]
+    Control { path: PathBuf, source: std::io::Error },
+    #[error("a part of the start was interrupted")]
+    Interrupted,
+}
+
+/// A gateway that runs. Dropping it does not stop it in order: see [`stop`](Self::stop).
+pub struct Server {
+    gateway: Arc<Gateway>,
+    queue: Arc<Queue>,
+    delivery: Arc<Delivery>,
+    host: Arc<Host>,
+    spool: Arc<SegmentSpool>,
+    stopping: watch::Sender<bool>,
+    listeners: JoinSet<()>,
+    services: JoinSet<()>,
+    queue_task: tokio::task::JoinHandle<()>,
+    stop_queue: watch::Sender<bool>,
+    /// Where it listens, by the listeners' names; with the port that the system chose for port 0.
+    addresses: Vec<(Arc<str>, SocketAddr)>,
+    http: Option<SocketAddr>,
+}
+
+impl Server {
+    /// Returns when mail can be taken. The spool's directory must be there.
+    pub async fn start(
+        settings: &Settings,
+        config: Option<PathBuf>,
+        log: EventLog,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, ServerError> {
+        log.emit(
+            Record::new("start").text("version", env!("CARGO_PKG_VERSION")).text("host", &settings.server.host_name),
+        );
+        let (spool, recovered) = open_spool(settings, metrics.clone()).await?;
+        let clerk = Clerk { log: log.clone(), metrics: metrics.clone() };
+        let resolver = Resolver::new(setup::dns(settings), metrics.clone())?;
+        let delivery = Arc::new(Delivery::new(setup::delivery(settings), resolver.clone(), metrics.clone())?);
+        let host = Arc::new(Host::new(setup::host(settings), services(&clerk, resolver))?);
+        let chains = plugins::load(&host, settings).await?;
+        let incoming = spool.incoming_directory().to_owned();
+        let room = spool.clone();
+        let gateway = Arc::new(Gateway {
+            current: ArcSwap::from_pointee(setup::snapshot(settings, incoming, chains)),
+            clerk,
+            has_room: Box::new(move |octets| room.has_room_for(octets)),
+        });
+        let prepare = Arc::new(Preparation { gateway: gateway.clone() });
+        let queue = Queue::new(setup::queue(settings), spool.clone(), delivery.clone(), prepare, log, metrics.clone());
+        let (stopping, stopped) = watch::channel(false);
+        let mut server = Self {
+            queue_task: tokio::spawn(std::future::ready(())),
+            stop_queue: watch::channel(false).0,
+            listeners: JoinSet::new(),
+            services: JoinSet::new(),
+            addresses: Vec::new(),
+            http: None,
+            gateway,
+            queue,
+            delivery,
+            host,
+            spool,
+            stopping,
+        };
+        // All sockets first: a port in use must not leave half a gateway.
+        let sockets = server.bind(settings)?;
+        server.start_queue(recovered).await?;
+        server.serve_mail(settings, sockets, &stopped)?;
+        server.serve_http(settings, metrics, &stopped)?;
+        server.serve_control(settings, config)?;
+        Ok(server)
+    }
+
+    pub fn addresses(&self) -> &[(Arc<str>, SocketAddr)] {
+        &self.addresses
+    }
+
+    pub fn http(&self) -> Option<SocketAddr> {
+        self.http
+    }
+
+    pub fn queue(&self) -> &Arc<Queue> {
+        &self.queue
+    }
+
+    /// In order, and not longer than the drain time for sessions and again for deliveries.
+    pub async fn stop(mut self) {
+        self.gateway.clerk.log.emit(Record::new("stopping"));
+        // Nobody listens any more when it fails.
+        let _ = self.stopping.send(true);
+        while self.listeners.join_next().await.is_some() {}
+        let _ = self.stop_queue.send(true);
+        let _ = self.queue_task.await;
+        self.services.shutdown().await;
+        self.delivery.close().await;
+        let spool = self.spool.clone();
+        let _ = tokio::task::spawn_blocking(move || spool.shutdown()).await;
+        self.gateway.clerk.log.emit(Record::new("stopped"));
+    }
+
+    fn bind(&mut self, settings: &Settings) -> Result<Vec<TcpListener>, ServerError> {
+        let mut sockets = Vec::new();
+        for listener in &settings.listeners {
+            let failed = |source| ServerError::Bind { address: listener.address, source };
+            let socket = listener::bind(listener.address).map_err(failed)?;
+            self.addresses.push((listener.name.clone(), socket.local_addr().map_err(failed)?));
+            sockets.push(socket);
+        }
+        Ok(sockets)
+    }
+
+    async fn start_queue(&mut self, recovered: Vec<Recovered>) -> Result<(), ServerError> {
+        self.tell_events();
+        let queue = self.queue.clone();
+        let revived = tokio::task::spawn_blocking(move || queue.recover(recovered)).await;
+        revived.map_err(|_| ServerError::Interrupted)?;
+        let (stop, mut stopped) = watch::channel(false);
+        self.stop_queue = stop;
+        let shutdown = async move {
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+        };
+        self.queue_task = tokio::spawn(self.queue.clone().run(shutdown));
+        let delivery = self.delivery.clone();
+        self.services.spawn(async move { delivery.tend().await });
+        Ok(())
+    }
+
+    /// From the queue to the plugins that have an `event` hook, without ever holding the queue up.
+    fn tell_events(&mut self) {
+        let (sender, mut receiver) = mpsc::channel::<(Option<Arc<str>>, bool, Event)>(MAX_EVENTS);
+        self.queue.observe(Arc::new(move |tenant, outbound, event| {
+            if sender.try_send((tenant.cloned(), outbound, event)).is_err() {
+                tracing::debug!("an event was not told: too many wait");
+            }
+        }));
+        let gateway = self.gateway.clone();
+        self.services.spawn(async move {
+            while let Some((tenant, outbound, event)) = receiver.recv().await {
+                let direction = if outbound { Direction::Outbound } else { Direction::Inbound };
+                tell(&gateway, tenant.as_ref(), direction, &event).await;
+            }
+        });
+    }
+
+    fn serve_mail(
+        &mut self,
+        settings: &Settings,
+        sockets: Vec<TcpListener>,
+        stopped: &watch::Receiver<bool>,
+    ) -> Result<(), ServerError> {
+        let connections = Arc::new(Connections::default());
+        let acceptance = Arc::new(Acceptance { queue: self.queue.clone() });
+        for (written, socket) in settings.listeners.iter().zip(sockets) {
+            let tls = written.certificate.as_ref().map(|certificate| tls::acceptor(&certificate.certified_key));
+            let tls = tls.transpose().map_err(|source| ServerError::Tls { name: written.name.clone(), source })?;
+            let listener = Arc::new(setup::listener(written));
+            let context = Context::new(self.gateway.clone(), listener, acceptance.clone(), tls, stopped.clone());
+            let (spool, host_name) = (self.spool.clone(), settings.server.host_name.to_string());
+            let gate = Gate {
+                context,
+                connections: connections.clone(),
+                limits: setup::connections(settings),
+                unavailable: Arc::new(move || (!spool.is_healthy()).then(|| Reply::shutting_down(&host_name))),
+            };
+            self.listeners.spawn(listener::run(socket, gate, settings.server.drain_timeout));
+        }
+        Ok(())
+    }
+
+    fn serve_http(
+        &mut self,
+        settings: &Settings,
+        metrics: Arc<Metrics>,
+        stopped: &watch::Receiver<bool>,
+    ) -> Result<(), ServerError> {
+        let Some(http) = &settings.http else { return Ok(()) };
+        let failed = |source| ServerError::Bind { address: http.address, source };
+        let socket = listener::bind(http.address).map_err(failed)?;
+        self.http = Some(socket.local_addr().map_err(failed)?);
+        let (spool, stopping) = (self.spool.clone(), stopped.clone());
+        let ready = Arc::new(move || match (spool.is_healthy(), *stopping.borrow()) {
+            (false, _) => Err("the spool has failed"),
+            (true, true) => Err("stopping"),
+            (true, false) if !spool.has_room_for(0) => Err("the spool is full"),
+            (true, false) => Ok(()),
+        });
+        let stopped = stopped.clone();
+        self.services.spawn(async move {
+            if let Err(error) = http::serve(socket, metrics, ready, stopped).await {
+                tracing::error!(%error, "the HTTP listener has ended");
+            }
+        });
+        Ok(())
+    }
+
+    fn serve_control(&mut self, settings: &Settings, config: Option<PathBuf>) -> Result<(), ServerError> {
+        let path = settings.control_socket();
+        let socket = cli::control::bind(&path).map_err(|source| ServerError::Control { path, source })?;
+        let (queue, reload) = (self.queue.clone(), self.reloader(config));
+        self.services.spawn(cli::control::serve(socket, move |request| {
+            let (queue, reload) = (queue.clone(), reload.clone());
+            async move { control::answer(request, queue, reload.reload()).await }
+        }));
+        Ok(())
+    }
+
+    /// What a SIGHUP or `postern reload` does; `None`: the config did not come from a file.
+    pub fn reloader(&self, config: Option<PathBuf>) -> Reloader {
+        Reloader {
+            config,
+            gateway: self.gateway.clone(),
+            queue: self.queue.clone(),
+            delivery: self.delivery.clone(),
+            host: self.host.clone(),
+            incoming: self.spool.incoming_directory().to_owned(),
+            one_at_a_time: Arc::default(),
+        }
+    }
+}
+
+/// Puts a changed config into force: tenants, users, chains, plugins, limits, queue and delivery settings. Listeners,
+/// certificates, spool and DNS servers need a restart.
+#[derive(Clone)]
+pub struct Reloader {
+    config: Option<PathBuf>,
+    gateway: Arc<Gateway>,
+    queue: Arc<Queue>,
+    delivery: Arc<Delivery>,
+    host: Arc<Host>,
+    incoming: PathBuf,
+    one_at_a_time: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Reloader {
+    /// All of it or nothing: on any error the old config stays in force.
+    pub async fn reload(&self) -> Result<String, String> {
+        let _alone = self.one_at_a_time.lock().await;
+        let path = self.config.clone().ok_or("this gateway runs without a config file")?;
+        let load = tokio::task::spawn_blocking(move || config::load(&path, &plugins::builtins()));
+        let loaded = load.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        let settings = loaded.settings;
+        let chains = plugins::load(&self.host, &settings).await.map_err(|error| error.to_string())?;
+        self.delivery.reload(setup::delivery(&settings)).map_err(|error| error.to_string())?;
+        self.queue.configure(setup::queue(&settings));
+        self.gateway.current.store(Arc::new(setup::snapshot(&settings, self.incoming.clone(), chains)));
+        self.gateway.clerk.log.emit(Record::new("reloaded"));
+        Ok("the config is in force; listeners, certificates, spool and DNS servers change with a restart".to_owned())
+    }
+}
+
+async fn open_spool(
+    settings: &Settings,
+    metrics: Arc<Metrics>,
+) -> Result<(Arc<SegmentSpool>, Vec<Recovered>), ServerError> {
+    let settings = setup::spool(settings);
+    let open = tokio::task::spawn_blocking(move || SegmentSpool::open(settings, metrics));
+    Ok(open.await.map_err(|_| ServerError::Interrupted)??)
+}
+
+fn services(clerk: &Clerk, resolver: Resolver) -> host::Services {
+    host::Services {
+        log: clerk.log.clone(),
+        metrics: clerk.metrics.clone(),
+        names: Arc::new(Names(resolver)),
+        counters: Arc::new(Counters::new(host::counter::system_clock())),
+    }
+}
+
+/// Every plugin of the mail's scopes that wants to know.
+async fn tell(gateway: &Gateway, tenant: Option<&Arc<str>>, direction: Direction, event: &Event) {
+    let snapshot = gateway.current.load_full();
+    let reseller = tenant.and_then(|name| snapshot.directory.tenant(name)).and_then(|tenant| tenant.reseller.clone());
+    let chains: &Chains = &snapshot.chains;
+    let scoped = [
+        Some(&chains.platform),
+        reseller.as_ref().and_then(|name| chains.resellers.get(name)),
+        tenant.and_then(|name| chains.tenants.get(name)),
+    ];
+    for entry in scoped.into_iter().flatten().flat_map(|chain| chain.at(Stage::Event, direction)) {
+        if let Err(failure) = entry.filter.tell(event.clone()).await {
+            let failures = &gateway.clerk.metrics.plugin_failures;
+            failures.with_label_values(&[&*entry.name, failure.cause.name()]).inc();
+            let record = Record::new("plugin").id(event.id).text("stage", Stage::Event).text("plugin", &entry.name);
+            gateway.clerk.log.emit(record.text("failure", failure.cause.name()).text("detail", &failure.detail));
+        }
+    }
+}

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::counter::Counters;
-use super::table::Tables;
 use crate::log::EventLog;
 use crate::metrics::Metrics;
 
@@ -25,7 +24,6 @@ pub struct Services {
     pub log: EventLog,
     pub metrics: Arc<Metrics>,
     pub names: Arc<dyn dns::NameService>,
-    pub tables: Arc<Tables>,
     pub counters: Arc<Counters>,
 }
 

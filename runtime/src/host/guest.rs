@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::dns::{Answer, DnsError, Lookup, NameService, Question};
-use super::{Counters, Host, Limits, LoadError, Plugin, PluginSettings, Services, Settings, Tables, counter};
+use super::{Counters, Host, Limits, LoadError, Plugin, PluginSettings, Services, Settings, counter};
 use crate::log::{EventLog, Record};
 use crate::mail::{Body, Envelope, Header, Mail, Message, MessageId, Recipient};
 use crate::metrics::Metrics;
@@ -173,10 +173,6 @@ pub fn bench(settings: Settings, names: Names) -> Bench {
         log,
         metrics: metrics.clone(),
         names: Arc::new(names),
-        tables: Arc::new(Tables::load([(
-            "list".to_owned(),
-            super::table::Source::Inline(vec![("k".to_owned(), "v".to_owned())]),
-        )])),
         counters: Arc::new(Counters::new(counter::system_clock())),
     };
     Bench { host: Host::new(settings, services).unwrap(), metrics, events }
@@ -194,7 +190,7 @@ pub fn settings(source: Arc<[u8]>) -> PluginSettings {
         source,
         config: serde_json::Value::Null,
         grants: Vec::new(),
-        tables: Vec::new(),
+        tables: Arc::default(),
         limits: Limits::default(),
         reuse: false,
     }

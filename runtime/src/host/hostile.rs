@@ -502,10 +502,6 @@ async fn what_is_not_granted_or_not_there_is_named() {
         load(|s| s.grants = vec!["clok".to_owned()]).await.unwrap_err(),
         LoadError::UnknownGrant("clok".to_owned())
     );
-    assert_eq!(
-        load(|s| s.tables = vec!["lost".to_owned()]).await.unwrap_err(),
-        LoadError::UnknownTable("lost".to_owned())
-    );
     assert_eq!(load(|s| s.name = Arc::from("a b")).await.unwrap_err(), LoadError::Name("a b".to_owned()));
     assert!(matches!(load(|s| s.limits.memory = 1 << 40).await.unwrap_err(), LoadError::Limit { name: "memory", .. }));
 }

@@ -8,6 +8,7 @@ use wasmtime::{Engine, Store};
 use super::abi::interface::types;
 use super::capability::{Grants, Services, edit::Journal, log::LogBudget, message::Parts};
 use super::limits::{Breach, Limits, Meter};
+use super::table::Tables;
 use crate::mail::{Mail, MessageId};
 use crate::pipeline::{Call, Cause, Exemption, Notes, SessionFacts, Stage};
 
@@ -19,7 +20,7 @@ pub(super) struct Environment {
     /// JSON.
     pub config: String,
     pub grants: Grants,
-    pub tables: HashSet<String>,
+    pub tables: Arc<Tables>,
     pub services: Services,
     /// Names of the plugin's own counters seen so far.
     pub metric_names: Mutex<HashSet<String>>,

@@ -93,3 +93,19 @@ pub struct Chains {
     pub resellers: HashMap<Arc<str>, Arc<Chain>>,
     pub tenants: HashMap<Arc<str>, Arc<Chain>>,
 }
+
+impl Chains {
+    /// Some plugin wants to be asked at this stage.
+    pub fn asks(
+        &self,
+        stage: Stage,
+        direction: Direction,
+        tenant: Option<&Arc<str>>,
+        reseller: Option<&Arc<str>>,
+    ) -> bool {
+        let reseller = reseller.and_then(|name| self.resellers.get(name));
+        let tenant = tenant.and_then(|name| self.tenants.get(name));
+        let chains = std::iter::once(&self.platform).chain(reseller).chain(tenant);
+        chains.into_iter().any(|chain| chain.at(stage, direction).next().is_some())
+    }
+}

@@ -15,11 +15,7 @@ type Found = Result<std::result::Result<Option<String>, TableError>>;
 impl CallState {
     fn look(&mut self, octets: usize, name: &str, find: impl Fn(&Table) -> Option<&Arc<str>>) -> Found {
         self.enter(octets + name.len())?;
-        if !self.environment.tables.contains(name) {
-            return Ok(Err(TableError::NoTable));
-        }
-        let tables = self.environment.services.tables.clone();
-        let found = match tables.table(name) {
+        let found = match self.environment.tables.table(name) {
             None => return Ok(Err(TableError::NoTable)),
             Some(Err(_)) => return Ok(Err(TableError::Unavailable)),
             Some(Ok(table)) => find(table).map(ToString::to_string),

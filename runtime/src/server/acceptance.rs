@@ -1,0 +1,45 @@
+//! From the session to the queue: what `250` stands for.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::mail::Mail;
+use crate::queue::{self, NewMail, Queue};
+use crate::session::{Accepted, CommitError, Services};
+use crate::spool::SpoolError;
+
+pub struct Acceptance {
+    pub queue: Arc<Queue>,
+}
+
+impl Services for Acceptance {
+    fn commit(&self, copies: Vec<Accepted>) -> Pin<Box<dyn Future<Output = Result<(), CommitError>> + Send + '_>> {
+        let arrival = self.queue.now();
+        let mails: Vec<_> = copies.into_iter().filter_map(|copy| new_mail(copy, arrival)).collect();
+        Box::pin(async move {
+            self.queue.accept(mails).await.map_err(|error| match error {
+                SpoolError::Full => CommitError::Full,
+                error => {
+                    tracing::error!(%error, "a mail was not made durable");
+                    CommitError::Failed
+                }
+            })
+        })
+    }
+}
+
+/// A copy without content does not come out of a session.
+fn new_mail(copy: Accepted, arrival: jiff::Timestamp) -> Option<NewMail> {
+    let Mail { id, tenant, envelope, message, tags, route } = copy.mail;
+    let accepted = queue::Accepted {
+        tenant,
+        tags,
+        route,
+        session: Some(copy.session),
+        quarantine: copy.kept_back,
+        outbound: copy.outbound,
+        authenticated: copy.authenticated,
+        ..queue::Accepted::new(envelope, arrival)
+    };
+    Some(NewMail { id, accepted, message: message? })
+}

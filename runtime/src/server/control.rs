@@ -1,0 +1,139 @@
+//! The operator's requests over the control socket, answered by the queue.
+
+use std::sync::Arc;
+
+use crate::cli::control::{Detail, ErrorKind, RecipientDetail, Request, Response, State, Summary};
+use crate::queue::{self, Changed, Filter, Queue, Standing, Status, VerbError};
+
+/// One request. `reload` does what a SIGHUP does.
+pub async fn answer(
+    request: Request,
+    queue: Arc<Queue>,
+    reload: impl Future<Output = Result<String, String>> + Send,
+) -> Response {
+    let result = match request {
+        Request::List { state, tenant, after, limit } => return list(&queue, state, tenant, after, limit).await,
+        Request::Show { id } => return show(&queue, id).await,
+        Request::Flush { ids } => queue.flush(&Filter { ids, ..Filter::default() }).await,
+        Request::Hold { id } => queue.hold(&Filter::id(id), "held by the operator").await,
+        Request::Release { id } => queue.release(&Filter::id(id)).await,
+        Request::Delete { id } => queue.delete(&Filter::id(id)).await,
+        Request::Reload => {
+            return match reload.await {
+                Ok(message) => Response::Done { count: 1, message },
+                Err(message) => Response::error(ErrorKind::Failed, message),
+            };
+        }
+    };
+    match result {
+        Ok(changed) => done(&changed),
+        Err(error) => failed(&error),
+    }
+}
+
+async fn list(
+    queue: &Queue,
+    state: Option<State>,
+    tenant: Option<String>,
+    after: Option<crate::mail::MessageId>,
+    limit: u32,
+) -> Response {
+    let filter = Filter { state: state.map(to_standing), tenant: tenant.map(Arc::from), ..Filter::default() };
+    match queue.list(&filter).await {
+        Err(error) => failed(&error),
+        Ok(mut all) => {
+            all.retain(|summary| after.is_none_or(|after| summary.id > after));
+            all.sort_by_key(|summary| summary.id);
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            let more = all.len() > limit;
+            Response::Messages { messages: all.into_iter().take(limit).map(summary).collect(), more }
+        }
+    }
+}
+
+async fn show(queue: &Queue, id: crate::mail::MessageId) -> Response {
+    match queue.show(id).await {
+        Err(error) => failed(&error),
+        Ok(detail) => Response::Message { message: Box::new(to_detail(detail)) },
+    }
+}
+
+fn to_standing(state: State) -> Standing {
+    match state {
+        State::Ready => Standing::Ready,
+        State::Waiting => Standing::Waiting,
+        State::Delivering => Standing::Delivering,
+        State::Held => Standing::Held,
+        State::Quarantined => Standing::Quarantined,
+    }
+}
+
+fn to_state(standing: Standing) -> State {
+    match standing {
+        Standing::Ready => State::Ready,
+        Standing::Waiting => State::Waiting,
+        Standing::Delivering => State::Delivering,
+        Standing::Held => State::Held,
+        Standing::Quarantined => State::Quarantined,
+    }
+}
+
+fn summary(from: queue::Summary) -> Summary {
+    Summary {
+        id: from.id,
+        state: to_state(from.state),
+        arrived: from.arrival,
+        tenant: from.tenant.map(|tenant| tenant.to_string()),
+        sender: from.sender,
+        recipients: from.recipients,
+        size: from.size,
+        attempts: from.attempts,
+        next_attempt: from.next_attempt,
+        reason: from.reason.or(from.destination_down),
+    }
+}
+
+fn to_detail(from: queue::Detail) -> Detail {
+    let session = from.accepted.session.as_ref();
+    let recipients = from.accepted.envelope.recipients.iter().zip(&from.progress.recipients);
+    let per_recipient = recipients.map(|(recipient, state)| RecipientDetail {
+        address: recipient.mailbox.to_string(),
+        state: status(state.status).to_owned(),
+        route: from.accepted.route.as_ref().map(ToString::to_string),
+        attempts: state.attempts,
+        reply: state.last.as_ref().map(|last| last.text.clone()),
+    });
+    Detail {
+        client: session.map(|session| session.client.to_string()),
+        helo: session.and_then(|session| session.helo.as_ref()).map(|helo| helo.name.clone()),
+        login: session.and_then(|session| session.login.as_ref()).map(|login| login.to_string()),
+        tags: from.accepted.tags.clone(),
+        per_recipient: per_recipient.collect(),
+        header: from.header.join("\n"),
+        expires: None,
+        summary: summary(from.summary),
+    }
+}
+
+fn status(status: Status) -> &'static str {
+    match status {
+        Status::Pending => "pending",
+        Status::Delivered => "delivered",
+        Status::Relayed => "relayed",
+        Status::Failed => "failed",
+        Status::Expired => "expired",
+    }
+}
+
+fn done(changed: &Changed) -> Response {
+    match (changed.changed.len(), changed.busy.first(), changed.missing.first()) {
+        (0, Some(id), _) => Response::error(ErrorKind::Conflict, format!("{id} is being delivered right now")),
+        (0, None, Some(id)) => Response::error(ErrorKind::NotFound, format!("no message {id} in the queue")),
+        (count, ..) => Response::Done { count: count as u64, message: format!("{count} messages") },
+    }
+}
+
+fn failed(error: &VerbError) -> Response {
+    let kind = if matches!(error, VerbError::NotFound(_)) { ErrorKind::NotFound } else { ErrorKind::Failed };
+    Response::error(kind, error.to_string())
+}

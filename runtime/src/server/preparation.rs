@@ -1,0 +1,65 @@
+//! From the queue to the `deliver` chains and the tenants' destinations.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::mail::{Mail, Recipient, Route};
+use crate::pipeline::{Direction, Hearing, SessionFacts, SessionStanding, Stage, TransactionStanding, Verdict};
+use crate::queue::{Accepted, Kind, Prepare, Prepared};
+use crate::session::machine::Gateway;
+
+pub struct Preparation {
+    pub gateway: Arc<Gateway>,
+}
+
+impl Prepare for Preparation {
+    /// With the snapshot that is in force now: a mail may have waited for days.
+    fn prepare<'a>(
+        &'a self,
+        mail: Mail,
+        accepted: &'a Accepted,
+    ) -> Pin<Box<dyn Future<Output = Prepared> + Send + 'a>> {
+        Box::pin(async move {
+            // What the gateway itself has written is nobody's to judge.
+            let Some(session) = accepted.session.clone() else { return unjudged(mail) };
+            let snapshot = self.gateway.current.load_full();
+            let direction = if accepted.outbound { Direction::Outbound } else { Direction::Inbound };
+            let tenant = accepted.tenant.as_ref().and_then(|name| snapshot.directory.tenant(name));
+            let reseller = tenant.and_then(|tenant| tenant.reseller.clone());
+            if !snapshot.chains.asks(Stage::Deliver, direction, accepted.tenant.as_ref(), reseller.as_ref()) {
+                return unjudged(mail);
+            }
+            let facts = SessionFacts::from(session);
+            let mut hearing = Hearing {
+                chains: snapshot.chains.clone(),
+                session: SessionStanding::default(),
+                transaction: TransactionStanding::default(),
+                facts: Arc::new(facts),
+                mail: Some(mail.clone()),
+                direction,
+                tenant: accepted.tenant.clone(),
+                reseller,
+            };
+            let verdict = hearing.deliver(&self.gateway.clerk).await;
+            Prepared { verdict, mail: hearing.mail.unwrap_or(mail), judged: true }
+        })
+    }
+
+    fn destination(&self, accepted: &Accepted, recipient: &Recipient) -> Option<Route> {
+        let snapshot = self.gateway.current.load();
+        let directory = &snapshot.directory;
+        let own = recipient.mailbox.domain().and_then(|domain| directory.tenant_of(domain));
+        // A tenant's domain goes to that tenant's server, whoever sends: by MX it would come back to us.
+        if let Some(destination) = own.and_then(|tenant| tenant.destination.clone()) {
+            return Some(destination);
+        }
+        if accepted.kind == Kind::Dsn || !accepted.outbound {
+            return None;
+        }
+        accepted.tenant.as_ref().and_then(|name| directory.tenant(name)).and_then(|tenant| tenant.outbound.clone())
+    }
+}
+
+fn unjudged(mail: Mail) -> Prepared {
+    Prepared { verdict: Verdict::Next, mail, judged: false }
+}

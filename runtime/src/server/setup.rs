@@ -1,0 +1,177 @@
+//! From config to the settings of each module: one function for each.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::connections::Limits;
+use crate::config::settings::{self, LineEnds, ListenerTls};
+use crate::config::{ByteSize, Settings};
+use crate::smtp::Host;
+use crate::{delivery, dns, host, queue, session, spool};
+
+fn count(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn octets(size: ByteSize) -> usize {
+    usize::try_from(size.0).unwrap_or(usize::MAX)
+}
+
+pub fn session(settings: &Settings, incoming_directory: PathBuf) -> session::Settings {
+    let server = &settings.server;
+    let defaults = session::Timeouts::default();
+    session::Settings {
+        host_name: server.host_name.to_string(),
+        banner: format!("ESMTP {}", server.banner).trim_end().to_owned(),
+        administrators: server.administrators.clone(),
+        max_message_size: server.max_message_size.0,
+        max_header_size: octets(server.max_header_size),
+        max_header_fields: count(server.max_header_fields),
+        max_recipients: count(server.max_recipients),
+        max_hops: count(server.max_hops),
+        max_junk_commands: server.junk_commands,
+        max_errors: server.max_errors,
+        refuse_routed_local_parts: true,
+        incoming_directory,
+        body_memory: octets(settings.spool.body_threshold),
+        timeouts: session::Timeouts {
+            command: server.command_timeout,
+            data: server.data_timeout,
+            tls_handshake: server.handshake_timeout,
+            ..defaults
+        },
+    }
+}
+
+pub fn listener(listener: &settings::Listener) -> session::Listener {
+    session::Listener {
+        name: listener.name.clone(),
+        role: listener.role,
+        tls: match listener.tls {
+            ListenerTls::None => session::TlsMode::None,
+            ListenerTls::StartTls => session::TlsMode::StartTls,
+            ListenerTls::Required => session::TlsMode::Required,
+            ListenerTls::Implicit => session::TlsMode::Implicit,
+        },
+        auth: listener.auth,
+        proxy_protocol_from: listener.proxy_protocol_from.clone(),
+        xclient_from: listener.xclient_from.clone(),
+        normalize_from: match &listener.line_ends {
+            LineEnds::Strict => Vec::new(),
+            LineEnds::Normalize => everybody(),
+            LineEnds::NormalizeFrom(networks) => networks.clone(),
+        },
+    }
+}
+
+fn everybody() -> Vec<IpNet> {
+    [IpAddr::from([0; 4]), IpAddr::from([0; 16])].into_iter().filter_map(|ip| IpNet::new(ip, 0).ok()).collect()
+}
+
+pub fn connections(settings: &Settings) -> Limits {
+    Limits { total: count(settings.server.max_connections), per_client: settings.server.max_connections_per_client }
+}
+
+pub fn spool(settings: &Settings) -> spool::Settings {
+    spool::Settings {
+        segment_octets: settings.spool.segment_size.0,
+        reserve: settings.spool.reserve.0,
+        inline_octets: settings.spool.body_threshold.0,
+        ..spool::Settings::new(settings.spool.directory.clone(), settings.server.max_message_size.0)
+    }
+}
+
+pub fn dns(settings: &Settings) -> dns::Settings {
+    dns::Settings {
+        servers: settings.dns.servers.clone(),
+        system: settings.dns.system,
+        timeout: settings.dns.timeout,
+        ..dns::Settings::default()
+    }
+}
+
+pub fn queue(settings: &Settings) -> queue::Settings {
+    let written = &settings.queue;
+    queue::Settings {
+        retry: written.retry.clone(),
+        expiry: written.expiry,
+        delay_warning: written.delay_warning,
+        quarantine_keep: written.quarantine_keep,
+        max_deliveries: count(written.concurrency),
+        max_per_destination: count(written.concurrency_per_destination),
+        max_per_tenant: count(written.concurrency_per_tenant),
+        shutdown_deadline: settings.server.drain_timeout,
+        ..queue::Settings::new(settings.server.host_name.clone())
+    }
+}
+
+pub fn delivery(settings: &Settings) -> delivery::Settings {
+    let written = &settings.delivery;
+    let smart_hosts = settings.smart_hosts.iter().map(|host| (host.name.clone(), smart_host(host)));
+    let timeouts = delivery::Timeouts {
+        connect: written.connect_timeout,
+        greeting: written.greeting_timeout,
+        hello: written.command_timeout,
+        mail: written.command_timeout,
+        rcpt: written.command_timeout,
+        data: written.data_timeout,
+        block: written.data_block_timeout,
+        dot: written.data_end_timeout,
+        ..delivery::Timeouts::default()
+    };
+    delivery::Settings {
+        host_name: settings.server.host_name.to_string(),
+        smart_hosts: smart_hosts.collect::<HashMap<_, _>>(),
+        mx_port: written.mx_port,
+        mx_tls: written.tls,
+        own_hosts: own_hosts(settings),
+        source_addresses: written.source_addresses.clone(),
+        timeouts,
+        idle_time: written.idle_timeout,
+        max_mails_per_connection: written.max_messages_per_connection,
+        ..delivery::Settings::default()
+    }
+}
+
+/// Our name and the addresses that we listen on: mail sent there would come back.
+fn own_hosts(settings: &Settings) -> Vec<Host> {
+    let addresses = settings.listeners.iter().map(|listener| listener.address.ip());
+    let addresses = addresses.chain(settings.delivery.source_addresses.iter().copied());
+    let literals = addresses.filter(|ip| !ip.is_unspecified()).map(Host::Literal);
+    std::iter::once(Host::Domain(settings.server.host_name.clone())).chain(literals).collect()
+}
+
+fn smart_host(host: &settings::SmartHost) -> delivery::SmartHost {
+    let login = host
+        .login
+        .as_ref()
+        .map(|login| delivery::Login { user: login.user.clone(), password: login.password.reveal().to_owned() });
+    delivery::SmartHost { host: host.host.clone(), port: host.port, tls: host.tls, login }
+}
+
+/// Compiled code is kept beside the spool: private to us, and gone when it is gone.
+pub fn host(settings: &Settings) -> host::Settings {
+    let compiler = match std::env::current_exe() {
+        Ok(program) => host::Compiler::Child { program },
+        // Without /proc there is no knowing who we are; then a compile bomb can hurt us.
+        Err(_) => host::Compiler::InProcess,
+    };
+    host::Settings { compiler, cache: Some(settings.spool.directory.join("code")), ..host::Settings::default() }
+}
+
+/// For the session's own type of shared snapshot.
+pub fn snapshot(
+    settings: &Settings,
+    incoming_directory: PathBuf,
+    chains: crate::pipeline::Chains,
+) -> session::Snapshot {
+    session::Snapshot {
+        settings: Arc::new(session(settings, incoming_directory)),
+        directory: Arc::new(settings.directory.clone()),
+        chains: Arc::new(chains),
+    }
+}
