@@ -88,6 +88,8 @@ impl Channel {
         if !self.input.is_empty() {
             return Pending::Octets;
         }
+        // The runtime learns of what has arrived only when it gets its turn.
+        tokio::task::yield_now().await;
         let mut buffer = [0; 1024];
         let mut buffer = ReadBuf::new(&mut buffer);
         let read = poll_fn(|cx| match Pin::new(&mut self.wire).poll_read(cx, &mut buffer) {

@@ -87,9 +87,11 @@ impl DotStuffer {
     /// Nothing is repaired: a message with octets that can't be sent has got past the checks at the entrance, and what
     /// it was meant to be is unknown.
     pub(super) fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
-        out.reserve(piece.len() + piece.len() / 64);
-        for &octet in piece {
-            self.last = match (octet, self.last) {
+        let mut rest = piece;
+        while let Some(&first) = rest.first() {
+            let run = rest.iter().position(|octet| matches!(octet, b'\r' | b'\n' | 0)).unwrap_or(rest.len());
+            let (taken, after) = rest.split_at(run.max(1));
+            self.last = match (first, self.last) {
                 (b'\n', Last::Cr) => Last::LineEnd,
                 (b'\n', _) => return Err(Failure::Unsendable("bare <LF>")),
                 (_, Last::Cr) => return Err(Failure::Unsendable("bare <CR>")),
@@ -101,7 +103,8 @@ impl DotStuffer {
                 }
                 _ => Last::Other,
             };
-            out.push(octet);
+            out.extend_from_slice(taken);
+            rest = after;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! From a route to a host, and from host to host until one takes the mail or all have been tried.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -96,6 +97,9 @@ impl Delivery {
     }
 
     async fn by_route(&self, job: &Job) -> Report {
+        if job.envelope.recipients.is_empty() {
+            return Report { outcomes: Vec::new(), destination_down: false };
+        }
         let live = self.live.load_full();
         let settings = &live.settings;
         let opportunistic = Terms { tls: settings.mx_tls, login: None };
@@ -261,10 +265,13 @@ async fn open(live: &Live, target: &Target, tls: TlsPolicy, terms: &Terms) -> Re
     Connection::open(wire, &opening).await
 }
 
-async fn connect(address: SocketAddr, sources: &[IpAddr]) -> std::io::Result<TcpStream> {
+async fn connect(address: SocketAddr, sources: &[IpAddr]) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    let fitting: Vec<&IpAddr> = sources.iter().filter(|source| source.is_ipv4() == address.is_ipv4()).collect();
-    if let Some(source) = fitting.choose(&mut rand::rng()) {
+    if !sources.is_empty() {
+        let fitting: Vec<&IpAddr> = sources.iter().filter(|source| source.is_ipv4() == address.is_ipv4()).collect();
+        let source = fitting.choose(&mut rand::rng()).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::AddrNotAvailable, "no source address of the destination's family")
+        })?;
         socket.bind(SocketAddr::new(**source, 0))?;
     }
     let stream = socket.connect(address).await?;

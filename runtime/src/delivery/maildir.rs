@@ -38,18 +38,27 @@ fn file_name(host_name: &str) -> String {
 }
 
 fn write(directory: &Path, name: &str, job: &Job) -> io::Result<()> {
-    for part in ["tmp", "new", "cur"] {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory.join(part))?;
-    }
+    create(directory)?;
     let (temporary, new) = (directory.join("tmp").join(name), directory.join("new"));
     let written = write_file(&temporary, job).and_then(|()| {
         // Never over another mail: a link fails where the name exists.
         std::fs::hard_link(&temporary, new.join(name))?;
         File::open(&new)?.sync_all()
     });
-    // The mail has two names now, or none that counts.
-    let removed = std::fs::remove_file(&temporary);
-    written.and(removed)
+    // A name too many under `tmp` is no reason to deliver a mail twice; readers remove old ones.
+    let _ = std::fs::remove_file(&temporary);
+    written
+}
+
+fn create(directory: &Path) -> io::Result<()> {
+    let parts = ["tmp", "new", "cur"].map(|part| directory.join(part));
+    if parts.iter().all(|part| part.is_dir()) {
+        return Ok(());
+    }
+    for part in &parts {
+        DirBuilder::new().recursive(true).mode(0o700).create(part)?;
+    }
+    File::open(directory)?.sync_all()
 }
 
 fn write_file(path: &Path, job: &Job) -> io::Result<()> {

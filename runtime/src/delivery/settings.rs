@@ -25,7 +25,8 @@ pub struct Settings {
     pub allow_loopback_mx: bool,
     /// Our names and addresses: mail is never delivered to them at `mx_port`, for it would come back (RFC 5321 §5.1).
     pub own_hosts: Vec<Host>,
-    /// Where connections come from; one of the family of the destination, if there is one, is chosen at random.
+    /// Where connections come from: at random one of the destination's family. A family without one is not used, for
+    /// what comes from unlisted addresses fails the sender's SPF (R15). Empty: the system chooses.
     pub source_addresses: Vec<IpAddr>,
     pub timeouts: Timeouts,
     /// How long a connection waits for a next mail.

@@ -179,12 +179,18 @@ impl<'a> Search<'a> {
             let text = format!("Mail for {name} loops back to this host");
             return Outcome::Failed(Diagnosis::own(554, Enhanced::new(4, 6), text));
         }
-        no_host(name)
+        if self.by_mx { no_host(name) } else { missing_host(name) }
     }
 }
 
 fn dns_failed(name: &str, cause: &str) -> Outcome {
     Outcome::Deferred(Diagnosis::own(451, Enhanced::new(4, 3), format!("Look-up of {name}: {cause}")))
+}
+
+/// Config names it: whoever wrote that can mend it, so no mail is lost over it (RFC 3463 §3.4, X.3.5).
+fn missing_host(name: &str) -> Outcome {
+    let text = format!("Host {name}, to which config sends this mail, has no address");
+    Outcome::Deferred(Diagnosis::own(451, Enhanced::new(3, 5), text))
 }
 
 fn no_host(name: &str) -> Outcome {

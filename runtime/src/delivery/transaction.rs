@@ -377,6 +377,7 @@ impl Transaction<'_, '_> {
         let reply = self.connection.channel.reply(Stage::Dot, self.timeouts.dot).await?.reply;
         match reply.class() {
             2 => {
+                self.check_only_reply().await?;
                 let dsn_relayed = self.connection.extensions.dsn;
                 let diagnosis = Diagnosis { dsn_relayed, ..Diagnosis::of(&self.connection.host, reply) };
                 for &recipient in &self.accepted {
@@ -392,5 +393,18 @@ impl Transaction<'_, '_> {
         self.connection.unfinished = false;
         self.connection.mails += 1;
         Ok(())
+    }
+
+    /// With two replies after one dot, the first may have been said before it, and the second be the one that counts.
+    /// To send a mail once more is better than to lose it.
+    async fn check_only_reply(&mut self) -> Result<(), Failure> {
+        if self.connection.channel.pending().await != Pending::Octets {
+            return Ok(());
+        }
+        match self.connection.channel.reply(Stage::Dot, self.timeouts.quit).await {
+            // RFC 5321 §3.8: that it closes now, a server may say at any time.
+            Err(Failure::Refused(_)) => Ok(()),
+            _ => Err(Failure::Desynchronised(Stage::Dot)),
+        }
     }
 }

@@ -123,10 +123,13 @@ async fn o6_replies_that_nobody_asked_for() {
         ("rcpt", "S\"250 a\\r\\n250 b\\r\\n\""),
         // Before the dot is sent, success is said already.
         ("data", "S\"354 a\\r\\n250 taken\\r\\n\""),
+        ("dot", "S\"250 taken\\r\\n554 no\\r\\n\""),
     ] {
         let talk = talk(&script_until(stage, &format!("{fault}\nend")), &one()).await;
         assert_eq!(talk.brief(), "deferred 451 4.5.0 own", "{stage}");
     }
+    let closing = script_until("dot", "S\"250 taken\\r\\n421 bye\\r\\n\"\nclose");
+    assert_eq!(talk(&closing, &one()).await.brief(), "delivered 250 2.0.0 remote");
 }
 
 #[tokio::test(start_paused = true)]

@@ -368,10 +368,25 @@ async fn connections_come_from_where_they_should() {
     let taking = taking();
     let servers = Servers::start(&[("127.0.0.2", &[&taking])]).await;
     let dns = Responder::start().await;
-    let source_addresses = vec!["::1".parse().unwrap(), "127.0.0.9".parse().unwrap()];
-    let (delivery, _) = delivery(&dns, Settings { source_addresses, ..settings(1) });
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    let (delivery, _) = delivery(&dns, Settings { source_addresses: vec![ip("::1")], ..settings(1) });
+    assert_eq!(summary(&delivery.deliver(to_second(servers.port)).await), "deferred 451 4.4.1 own down");
+    delivery.reload(Settings { source_addresses: vec![ip("::1"), ip("127.0.0.9")], ..settings(1) }).unwrap();
     assert_eq!(summary(&delivery.deliver(to_second(servers.port)).await), "delivered 250 2.0.0 remote");
-    assert_eq!(servers.clients.lock().unwrap()[0].ip(), "127.0.0.9".parse::<IpAddr>().unwrap());
+    assert_eq!(servers.clients.lock().unwrap()[0].ip(), ip("127.0.0.9"));
+}
+
+#[tokio::test]
+async fn a_host_of_the_configuration_that_dns_does_not_know_keeps_its_mail_waiting() {
+    let dns = Responder::start().await;
+    dns.set("broken.example", RecordType::A, Answer::Code(ResponseCode::ServFail));
+    let (delivery, _) = delivery(&dns, settings(1));
+    for (host, expected) in
+        [("none.example", "deferred 451 4.3.5 own down"), ("broken.example", "deferred 451 4.4.3 own down")]
+    {
+        let route = Route::Host { host: Host::parse(host).unwrap(), port: 25, tls: TlsPolicy::Never };
+        assert_eq!(summary(&delivery.deliver(job(route, &["to@them.example"])).await), expected, "{host}");
+    }
 }
 
 #[tokio::test]
