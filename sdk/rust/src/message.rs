@@ -185,12 +185,13 @@ impl<'a> Message<'a> {
         sys::add_header(self.raw, name, value, at)
     }
 
-    /// The nth field of that name from the top, 0 first; `None` removes it. `Received` can't be removed.
+    /// The nth field of that name from the top, 0 first; `None` removes it. `Received` can't be
+    /// changed or removed, nor the last `From` be removed.
     pub fn replace_header(&self, name: &str, nth: u32, value: Option<&str>) -> Result<(), EditError> {
         sys::replace_header(self.raw, name, nth, value)
     }
 
-    /// Lines end in CRLF.
+    /// Lines end in CRLF, and have at most 998 octets before it; NUL is refused.
     pub fn replace_body(&self, body: &[u8]) -> Result<(), EditError> {
         sys::replace_body(self.raw, body)
     }
@@ -199,11 +200,12 @@ impl<'a> Message<'a> {
         sys::set_reverse_path(self.raw, path)
     }
 
-    /// Needs the grant `recipients`.
+    /// At `data` and `deliver`. Needs the grant `recipients`.
     pub fn add_recipient(&self, address: &Address) -> Result<(), EditError> {
         sys::add_recipient(self.raw, address)
     }
 
+    /// At `data` and `deliver`; at `rcpt`, refuse it instead.
     pub fn remove_recipient(&self, address: &Address) -> Result<(), EditError> {
         sys::remove_recipient(self.raw, address)
     }

@@ -12,6 +12,7 @@ use super::Exemption;
 use super::client::{Client, Notes};
 use super::mail::{Edit, Mail};
 use super::world::current;
+use crate::address::domain_name;
 use crate::counters::CountersFull;
 use crate::dns::{Answer, DnsError, Question};
 use crate::log::Level;
@@ -82,7 +83,11 @@ impl Session {
     }
 
     pub(crate) fn exempt(&self, test: &str, rule: &str) {
-        self.exemptions.borrow_mut().push(Exemption { test: test.to_owned(), rule: rule.to_owned() });
+        let exemption = Exemption { test: test.to_owned(), rule: rule.to_owned() };
+        let mut exemptions = self.exemptions.borrow_mut();
+        if !exemptions.contains(&exemption) {
+            exemptions.push(exemption);
+        }
     }
 
     pub(crate) fn remember(&self, key: &str, value: &[u8]) -> Result<(), ()> {
@@ -284,24 +289,43 @@ pub(crate) fn add_header(message: &Message, name: &str, value: &str, at: Positio
 
 pub(crate) fn replace_header(message: &Message, name: &str, nth: u32, value: Option<&str>) -> Result<(), EditError> {
     check_field(name, value.unwrap_or_default())?;
-    if value.is_none() && name.eq_ignore_ascii_case("Received") {
-        return Err(invalid("Received can't be removed"));
+    if name.eq_ignore_ascii_case("Received") {
+        return Err(invalid("Received can't be changed or removed"));
+    }
+    if value.is_none() && name.eq_ignore_ascii_case("From") && last_from(message) {
+        return Err(invalid("the last From can't be removed"));
     }
     let octets = name.len() + value.map_or(0, str::len);
     let edit = Edit::ReplaceHeader { name: name.to_owned(), nth, value: value.map(str::to_owned) };
     message.write(Stage::Data, octets, edit)
 }
 
-pub(crate) fn replace_body(message: &Message, body: &[u8]) -> Result<(), EditError> {
-    let bare = |at: usize| match body.get(at) {
-        Some(b'\n') => at == 0 || body.get(at - 1) != Some(&b'\r'),
-        Some(b'\r') => body.get(at + 1) != Some(&b'\n'),
+/// Whether one more removed would leave none.
+fn last_from(message: &Message) -> bool {
+    let removed = |edit: &&Edit| match edit {
+        Edit::ReplaceHeader { name, value, .. } => value.is_none() && name.eq_ignore_ascii_case("From"),
         _ => false,
     };
-    if (0..body.len()).any(bare) {
-        return Err(invalid("the lines of a body end in CRLF"));
+    message.journal.borrow().iter().filter(removed).count() + 1 >= message.mail.header("From").len()
+}
+
+pub(crate) fn replace_body(message: &Message, body: &[u8]) -> Result<(), EditError> {
+    let octet = |at: usize| body.get(at).copied();
+    let bare = |at: usize| match octet(at) {
+        Some(b'\n') => at == 0 || octet(at - 1) != Some(b'\r'),
+        Some(b'\r') => octet(at + 1) != Some(b'\n'),
+        other => other == Some(0),
+    };
+    if (0..body.len()).any(bare)
+        || body.split(|&octet| octet == b'\n').any(|line| line.strip_suffix(b"\r").unwrap_or(line).len() > 998)
+    {
+        return Err(invalid("the lines of a body end in CRLF, have at most 998 octets and no NUL"));
     }
-    message.write(Stage::Data, body.len(), Edit::ReplaceBody(body.to_vec()))
+    let mut body = body.to_vec();
+    if !body.is_empty() && !body.ends_with(b"\r\n") {
+        body.extend_from_slice(b"\r\n");
+    }
+    message.write(Stage::Data, body.len(), Edit::ReplaceBody(body))
 }
 
 pub(crate) fn set_reverse_path(message: &Message, path: Option<&Address>) -> Result<(), EditError> {
@@ -310,13 +334,16 @@ pub(crate) fn set_reverse_path(message: &Message, path: Option<&Address>) -> Res
 }
 
 pub(crate) fn add_recipient(message: &Message, address: &Address) -> Result<(), EditError> {
-    check_address(address)?;
+    if message.stage < Stage::Data {
+        return Err(EditError::Stage);
+    }
     need("recipients")?;
-    message.write(Stage::MailFrom, 0, Edit::AddRecipient(address.clone()))
+    check_address(address)?;
+    message.write(Stage::Data, 0, Edit::AddRecipient(address.clone()))
 }
 
 pub(crate) fn remove_recipient(message: &Message, address: &Address) -> Result<(), EditError> {
-    message.write(Stage::MailFrom, 0, Edit::RemoveRecipient(address.clone()))
+    message.write(Stage::Data, 0, Edit::RemoveRecipient(address.clone()))
 }
 
 pub(crate) fn set_route(message: &Message, route: &Route) -> Result<(), EditError> {
@@ -324,8 +351,16 @@ pub(crate) fn set_route(message: &Message, route: &Route) -> Result<(), EditErro
         return Err(EditError::Stage);
     }
     match route {
-        Route::Mx | Route::MxOf(_) => need("route:mx")?,
+        Route::Mx => need("route:mx")?,
+        Route::MxOf(domain) => {
+            need("route:mx")?;
+            domain_name(domain).map_err(|error| invalid(&error.to_string()))?;
+        }
+        Route::Host(_, 0) => return Err(invalid("port 0")),
         Route::Host(..) => need("route:host")?,
+        Route::SmartHost(name) if matches!(name.as_str(), "mx" | "host") => {
+            return Err(invalid("no smart host has this name"));
+        }
         Route::SmartHost(name) => need(&format!("route:{name}"))?,
     }
     message.write(Stage::Deliver, 0, Edit::SetRoute(route.clone()))
@@ -373,16 +408,17 @@ pub(crate) fn log_write(level: Level, text: &str) {
         Level::Warn => "warn",
         Level::Error => "error",
     };
-    current().state().log(&format!("{level}: {text}"));
+    current().state().log(level, text);
 }
 
 pub(crate) fn metric_add(name: &str, by: u64) {
     let world = current();
     let mut state = world.state();
     let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-    assert!((1..=48).contains(&name.len()) && name.bytes().all(legal), "{name:?} is no name for a metric");
-    let known = state.metrics.contains_key(name) || state.metrics.len() < MAX_METRICS;
-    *state.metrics.entry(if known { name } else { "other" }.to_owned()).or_default() += by;
+    let named = (1..=48).contains(&name.len()) && name.bytes().all(legal);
+    let room =
+        state.metrics.contains_key(name) || state.metrics.keys().filter(|name| *name != "other").count() < MAX_METRICS;
+    *state.metrics.entry(if named && room { name } else { "other" }.to_owned()).or_default() += by;
 }
 
 pub(crate) fn now() -> u64 {
@@ -465,6 +501,7 @@ pub(crate) fn counter_block(key: &str, until: u64) -> Result<(), CountersFull> {
     if state.counters_full && !state.blocks.contains_key(key) {
         return Err(CountersFull);
     }
+    // A time that has passed ends the block.
     let until = until.min(state.clock.saturating_add(MAX_BLOCK_MILLIS));
     state.blocks.insert(key.to_owned(), until);
     Ok(())

@@ -35,6 +35,7 @@ impl Plugin for Probe {
         info!("{} as {} of {}", message.reverse_path().is_some(), config::name(), config::scope());
         assert_eq!(message.add_header("X", "y", Position::Top), Err(EditError::Stage));
         assert_eq!(message.header("X"), Err(ReadError::Stage));
+        assert_eq!(message.remove_recipient(&"a@example.com".parse().unwrap()), Err(EditError::Stage));
         assert_eq!(session.recall("seen"), Some(b"192.0.2.1".to_vec()));
         session.remember("sender", b"yes").unwrap();
         Verdict::Next
@@ -203,6 +204,11 @@ fn edits_against_the_grammar_are_refused() {
         assert!(invalid(message.add_header("A:b", "x", Position::Top)));
         assert!(invalid(message.add_header("A", "x\r\nEvil: 1", Position::Top)));
         assert!(invalid(message.replace_header("received", 0, None)));
+        assert!(invalid(message.replace_header("Received", 0, Some("elsewhere"))));
+        assert!(invalid(message.replace_header("from", 0, None)));
+        assert!(invalid(message.replace_body(b"a\0b\r\n")));
+        assert!(invalid(message.replace_body(&[b'x'; 999])));
+        assert_eq!(message.replace_body(&[b'x'; 998]), Ok(()));
         assert!(invalid(message.replace_body(b"a\nb")));
         assert!(invalid(message.replace_body(b"a\rb")));
         assert!(invalid(message.add_tag("Not a tag")));
@@ -210,7 +216,7 @@ fn edits_against_the_grammar_are_refused() {
         assert_eq!(message.set_route(&Route::Mx), Err(EditError::Stage));
         let denied = message.add_recipient(&"x@example.com".parse().unwrap());
         assert_eq!(denied, Err(EditError::Denied("recipients".into())));
-        for _ in 0..256 {
+        for _ in 1..256 {
             message.add_tag("x").unwrap();
         }
         assert_eq!(message.add_tag("x"), Err(EditError::Full));
@@ -316,6 +322,14 @@ fn the_log_is_cut() {
         }
     });
     assert_eq!(gateway.world.take_log().len(), 64);
+    inside(&gateway, || {
+        warn!("{}", "é".repeat(8191));
+        warn!("éé");
+        warn!("x");
+        warn!("");
+    });
+    let lens: Vec<_> = gateway.world.take_log().iter().map(|line| line.len() - "warn: ".len()).collect();
+    assert_eq!(lens, [16_382, 2, 0]);
 }
 
 #[test]
@@ -325,8 +339,9 @@ fn metrics_have_a_bound() {
         for n in 0..40 {
             metrics::add(&format!("m{n}"), 2);
         }
+        metrics::add("not a name", 1);
     });
-    assert_eq!((gateway.metric("m31"), gateway.metric("m32"), gateway.metric("other")), (2, 0, 16));
+    assert_eq!((gateway.metric("m31"), gateway.metric("m32"), gateway.metric("other")), (2, 0, 17));
 }
 
 #[test]

@@ -38,6 +38,7 @@ pub(super) struct State {
     pub(super) counters_full: bool,
     pub(super) metrics: BTreeMap<String, u64>,
     log: Vec<String>,
+    log_octets: usize,
     instances: HashMap<TypeId, Rc<dyn Any>>,
 }
 
@@ -57,6 +58,7 @@ impl Default for State {
             counters_full: false,
             metrics: BTreeMap::new(),
             log: Vec::new(),
+            log_octets: 0,
             instances: HashMap::new(),
         }
     }
@@ -96,7 +98,9 @@ impl World {
     }
 
     pub(super) fn take_log(&self) -> Vec<String> {
-        std::mem::take(&mut self.state().log)
+        let mut state = self.state();
+        state.log_octets = 0;
+        std::mem::take(&mut state.log)
     }
 }
 
@@ -139,10 +143,13 @@ impl State {
         self.records.get(&question).cloned().map_or(UNKNOWN, Ok)
     }
 
-    pub(super) fn log(&mut self, line: &str) {
-        let used: usize = self.log.iter().map(String::len).sum();
-        if self.log.len() < MAX_LINES && used + line.len() <= MAX_LOG {
-            self.log.push(line.to_owned());
+    pub(super) fn log(&mut self, level: &str, text: &str) {
+        let left = MAX_LOG.saturating_sub(self.log_octets);
+        let end = (0..=left.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+        let cut = text.get(..end).unwrap_or_default();
+        if self.log.len() < MAX_LINES && (!cut.is_empty() || text.is_empty()) {
+            self.log_octets += cut.len();
+            self.log.push(format!("{level}: {cut}"));
         }
     }
 }
