@@ -1,0 +1,146 @@
+//! Who may connect and send, how often, and under which name (R65–R68, R70, R71).
+//!
+//! The tests of names run at `mail-from` and not before, because only then it is known whether the client has logged
+//! in. Nothing is lost by it: refusals before RCPT are held until RCPT in any case.
+
+mod config;
+mod helo;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+
+use postern_sdk::counters;
+use postern_sdk::dns::{self, DnsError, Question, RecordType};
+use postern_sdk::prelude::*;
+
+use config::Config;
+use helo::Name;
+
+struct ConnectionPolicy {
+    config: Config,
+}
+
+#[plugin]
+impl Plugin for ConnectionPolicy {
+    type Config = Config;
+
+    fn new(config: Config) -> Result<Self, String> {
+        Ok(Self { config })
+    }
+
+    fn connect(&self, session: &Session) -> Verdict {
+        let client = session.client_address();
+        if self.is_exempt(client) {
+            return Verdict::Next;
+        }
+        let Config { max_connections, connections_per_minute, .. } = self.config;
+        if max_connections > 0 && session.concurrent_connections() > max_connections {
+            return disconnect!("421 4.7.0", "Too many connections from your address");
+        }
+        if is_over("connections", client, connections_per_minute) {
+            return disconnect!("421 4.7.0", "Too many new connections from your address, try again in a minute");
+        }
+        Verdict::Next
+    }
+
+    fn mail_from(&self, session: &Session, _: &Message) -> Verdict {
+        let client = session.client_address();
+        if self.is_exempt(client) {
+            return Verdict::Next;
+        }
+        let (kind, limit) = match session.direction() {
+            Direction::Outbound => ("messages-out", self.config.messages_per_minute),
+            Direction::Inbound => ("messages-in", self.config.inbound_messages_per_minute),
+        };
+        if is_over(kind, client, limit) {
+            return defer!("450 4.7.1", "Too many messages from your address, try again in a minute");
+        }
+        if session.trusted() || session.login().is_some() {
+            return Verdict::Next;
+        }
+        [self.check_client_name(session), self.check_helo(session)]
+            .into_iter()
+            .flatten()
+            .next()
+            .unwrap_or(Verdict::Next)
+    }
+}
+
+impl ConnectionPolicy {
+    fn is_exempt(&self, client: IpAddr) -> bool {
+        self.config.exempt_networks.iter().any(|network| network.contains(client))
+    }
+
+    /// R65.
+    fn check_client_name(&self, session: &Session) -> Option<Verdict> {
+        if !self.config.require_client_name {
+            return None;
+        }
+        match session.client_name() {
+            ClientName::Verified(_) => None,
+            ClientName::Unconfirmed(name) => {
+                Some(reject!("550 5.7.25", "The name of your address, {name}, does not resolve back to it"))
+            }
+            ClientName::None => Some(reject!("550 5.7.25", "Your address has no name in DNS")),
+            ClientName::TemporaryFailure => {
+                Some(defer!("451 4.7.25", "The name of your address can't be looked up now"))
+            }
+        }
+    }
+
+    /// R70 and R71.
+    fn check_helo(&self, session: &Session) -> Option<Verdict> {
+        let Config { require_fqdn_helo, require_helo_in_dns, .. } = self.config;
+        if !require_fqdn_helo && !require_helo_in_dns {
+            return None;
+        }
+        let said = session.helo()?.name;
+        match Name::parse(&said) {
+            Name::Literal => None,
+            Name::FullyQualified(name) if require_helo_in_dns => check_in_dns(&name),
+            Name::FullyQualified(_) => None,
+            Name::Other if require_fqdn_helo => {
+                Some(reject!("550 5.7.0", "HELO needs a fully qualified domain name or an address literal"))
+            }
+            Name::Other => check_in_dns(&said),
+        }
+    }
+}
+
+/// R71: an address or a mail exchanger.
+fn check_in_dns(name: &str) -> Option<Verdict> {
+    let questions = [RecordType::A, RecordType::Aaaa, RecordType::Mx].map(|kind| Question::new(name, kind));
+    let answers = dns::resolve_many(questions.into());
+    if answers.iter().any(Result::is_ok) {
+        None
+    } else if answers.contains(&Err(DnsError::Temporary)) {
+        Some(defer!("451 4.7.0", "Your HELO name can't be looked up now"))
+    } else {
+        Some(reject!("550 5.7.0", "Your HELO name is not in DNS"))
+    }
+}
+
+/// Counts one more of that kind in the running minute; 0 is no limit. What is refused counts too, so who goes on
+/// trying stays blocked until the minute ends, and no longer (R67, R68).
+fn is_over(kind: &str, client: IpAddr, limit: u64) -> bool {
+    if limit == 0 {
+        return false;
+    }
+    match counters::add(&format!("{kind}/{}", counted_as(client)), 1, 60) {
+        Ok(count) => count > limit,
+        Err(full) => {
+            // To refuse everyone new would turn a flood of addresses into an outage.
+            warn!("{kind} of {client} are not counted: {full}");
+            false
+        }
+    }
+}
+
+/// An IPv6 client has its whole /64 to send from.
+fn counted_as(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() >> 64 << 64).into()),
+        ip => ip,
+    }
+}

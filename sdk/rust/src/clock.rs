@@ -1,0 +1,10 @@
+//! The time of day. Grant `clock`.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::sys;
+
+/// To 10 ms.
+pub fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(sys::now())
+}
