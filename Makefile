@@ -5,7 +5,7 @@ CARGO ?= cargo
 TEST_FLAGS ?=
 RUN_FLAGS ?=
 
-.PHONY: run test build plugins lint test-crash fuzz clean need-rust
+.PHONY: bench run test build plugins lint test-crash fuzz clean need-rust
 
 run: plugins
 	$(CARGO) run --quiet --package postern -- localserve $(RUN_FLAGS)
@@ -31,6 +31,10 @@ lint: plugins
 test-crash: plugins
 	$(CARGO) build --package postern
 	POSTERN_CRASH_ROUNDS=200 $(CARGO) test --package postern-tests -- crash --nocapture
+
+# What single steps cost; the comparison with other servers is still to come.
+bench: plugins
+	$(CARGO) bench --package postern-benches
 
 clean:
 	$(CARGO) clean

@@ -53,6 +53,11 @@ pub fn line(record: &Record) -> String {
         "discarded" => "   dropped, as a plugin wished".to_owned(),
         "disconnect" => format!("── {}", field("end")),
         "log" => format!("     {} says: {}", field("plugin"), field("text")),
+        "queued" => format!("   {} on disk, queued for {}", id(record), field("to")),
+        "attempt" => format!("   {} delivery by {}: {} in {}", id(record), field("route"), field("result"), time("took_us")),
+        "delivered" | "deferred" | "failed" | "expired" => {
+            format!("   {} {} to {}: {}", id(record), record.event, field("to"), field("reply"))
+        }
         other => {
             let fields: Vec<_> = record.fields.keys().map(|name| format!("{name}={}", field(name))).collect();
             format!("   {} {other}: {}", id(record), fields.join(" "))

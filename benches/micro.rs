@@ -1,0 +1,88 @@
+//! What one step costs, without sockets: the data reader, one mail through the session machine, one commit to the spool.
+//!
+//! `cargo bench --package postern-benches`. Compare only numbers of one run: machines are noisy.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use postern::mail::{Body, Header, Message, MessageId};
+use postern::metrics::Metrics;
+use postern::smtp::Command;
+use postern::smtp::data::{DataReader, LineEnds, Progress};
+use postern::spool::{Batch, Entry, SegmentSpool, Settings, Spool};
+
+fn message(octets: usize) -> Vec<u8> {
+    let mut message = b"From: a@example.org\r\nTo: b@example.com\r\nSubject: bench\r\n\r\n".to_vec();
+    while message.len() < octets {
+        message.extend_from_slice(b"The quick brown fox jumps over the lazy dog, and then some more of it.\r\n");
+    }
+    message
+}
+
+fn data_reader(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("data reader");
+    for octets in [4 * 1024, 1024 * 1024] {
+        let mut input = message(octets);
+        input.extend_from_slice(b".\r\n");
+        group.throughput(Throughput::Bytes(input.len() as u64));
+        group.bench_function(BenchmarkId::from_parameter(octets), |bencher| {
+            bencher.iter_batched(
+                || (BytesMut::from(input.as_slice()), Vec::with_capacity(input.len())),
+                |(mut input, mut content)| {
+                    let mut reader = DataReader::new(LineEnds::Strict);
+                    assert_eq!(reader.read(&mut input, &mut content), Progress::End);
+                    content
+                },
+                BatchSize::LargeInput,
+            );
+        });
+    }
+    group.finish();
+}
+
+fn commands(criterion: &mut Criterion) {
+    criterion.bench_function("parse MAIL", |bencher| {
+        bencher.iter(|| Command::parse(b"MAIL FROM:<someone@example.org> SIZE=4096 BODY=8BITMIME").is_ok());
+    });
+    let header = Bytes::from(message(0));
+    criterion.bench_function("parse header", |bencher| bencher.iter(|| Header::parse(&header)));
+}
+
+/// Mails a second that become durable with so many writers at once: one commit each, syncs shared.
+fn spool_commit(criterion: &mut Criterion) {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let directory = tempfile::tempdir().expect("a directory");
+    let metrics = Arc::new(Metrics::new().expect("metrics"));
+    let settings = Settings::new(directory.path().to_owned(), 1024 * 1024);
+    let (spool, _) = SegmentSpool::open(settings, metrics).expect("a spool");
+    let mut group = criterion.benchmark_group("spool commit, 4 KiB");
+    group.sample_size(20);
+    for writers in [1_u64, 16, 64] {
+        group.throughput(Throughput::Elements(writers));
+        group.bench_function(BenchmarkId::from_parameter(writers), |bencher| {
+            bencher.iter(|| {
+                runtime.block_on(async {
+                    let commits = (0..writers).map(|_| tokio::spawn(store_and_forget(spool.clone())));
+                    for commit in commits.collect::<Vec<_>>() {
+                        commit.await.expect("no panic");
+                    }
+                });
+            });
+        });
+    }
+    group.finish();
+    spool.shutdown();
+}
+
+async fn store_and_forget(spool: Arc<SegmentSpool>) {
+    let id = MessageId::next();
+    let message = Message { header: Header::default(), body: Body::from_bytes(Bytes::from(vec![b'x'; 4096])) };
+    let entry = Entry { id, meta: Bytes::from_static(b"{}"), state: None, message };
+    spool.commit(Batch { store: vec![entry], ..Batch::default() }).await.expect("a healthy disk");
+    spool.forget(id);
+}
+
+criterion_group!(benches, data_reader, commands, spool_commit);
+criterion_main!(benches);
