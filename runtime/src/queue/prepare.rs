@@ -151,11 +151,13 @@ impl Queue {
         self.story.prepared(kept.id, &prepared);
         match prepared.verdict {
             Verdict::Next | Verdict::Accept => self.keep_prepared(turn, kept, prepared, group).await,
-            // Who released it has decided: the plugin's edits count, its doubts do not.
-            Verdict::Quarantine(_) if kept.state.released => self.keep_prepared(turn, kept, prepared, group).await,
+            // Who released it has decided: the plugins' edits count, their doubts do not.
+            Verdict::Quarantine(_) | Verdict::Reject(_) if kept.state.released => {
+                self.keep_prepared(turn, kept, prepared, group).await;
+            }
             Verdict::Quarantine(reason) => self.quarantine(turn, kept, reason).await,
             Verdict::Discard => self.discard(turn, kept, "a plugin discarded it").await,
-            Verdict::Reject(reply) if kept.accepted.authenticated || kept.state.released => {
+            Verdict::Reject(reply) if kept.accepted.authenticated => {
                 self.refuse_all(turn, kept, Outcome::Failed, reply).await;
             }
             // A report would go to someone who may never have sent this.

@@ -118,6 +118,33 @@ async fn quarantine_is_listed_shown_released_and_ends() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn released_mail_has_all_its_time_before_it() {
+    let bench = Bench::new();
+    bench.hop.answer(|to| if to == "b@example.org" { deferred() } else { delivered() });
+    let mut old = mail(&bench.queue, "a@example.com", &["b@example.org"]);
+    old.accepted.quarantine = Some("spam".to_owned());
+    let id = bench.accept(old).await;
+    bench.pass(20 * DAY).await;
+    bench.queue.release(&Filter::id(id)).await.unwrap();
+    bench.pass(DAY).await;
+    let again = Bench::with(settings(), bench.spool.after_crash(), bench.hop.clone(), Arc::default());
+    bench.running.abort();
+    again.pass(3 * DAY).await;
+    assert_eq!(again.spool.ids(), [id]);
+    assert_eq!(again.hop.times("a@example.com"), [20 * DAY + 4 * HOUR], "the delay warning");
+}
+
+#[tokio::test(start_paused = true)]
+async fn quarantine_is_not_held() {
+    let bench = Bench::new();
+    let mut kept = mail(&bench.queue, "a@example.com", &["b@example.org"]);
+    kept.accepted.quarantine = Some("spam".to_owned());
+    let id = bench.accept(kept).await;
+    assert_eq!(bench.queue.hold(&Filter::id(id), "x").await.unwrap().changed, []);
+    assert_eq!(only(&bench).await.reason.as_deref(), Some("spam"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn filters_select() {
     let bench = Bench::new();
     bench.hop.answer(|_| deferred());
