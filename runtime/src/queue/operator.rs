@@ -192,7 +192,7 @@ impl Queue {
             Verb::Release | Verb::Delete => {
                 slot.reason = None;
                 slot.attempts = 0;
-                slot.life = Life::new(i64::try_from(now).unwrap_or(i64::MAX), 0, now);
+                slot.life = Life::begin(now);
             }
         });
     }

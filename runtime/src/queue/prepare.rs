@@ -122,7 +122,9 @@ impl Queue {
         let first = ends.next();
         for ((mail, state), group) in ends {
             self.story.split(kept.id, mail, &group.route);
-            self.schedule_new(mail, state, group.key(), Rest::Ready);
+            let mut slot = self.slot(mail, state, group.key());
+            slot.life = turn.life();
+            self.insert(mail.id, slot, Rest::Ready);
         }
         if let Some(((mail, _), group)) = first {
             let recipients = u32::try_from(mail.accepted.envelope.recipients.len()).unwrap_or(u32::MAX);

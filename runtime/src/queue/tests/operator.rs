@@ -190,3 +190,42 @@ async fn what_cannot_be_read_is_held_and_can_be_deleted() {
     assert_eq!(again.queue.delete(&Filter::id(id)).await.unwrap().changed, [id]);
     assert!(again.spool.ids().is_empty());
 }
+
+/// Real threads: verbs and deliveries race for the same messages, and each message is delivered once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn g5_verbs_that_race_with_deliveries_lose_and_repeat_nothing() {
+    const MAILS: usize = 300;
+    let mut bench = Bench::new();
+    let meddle = async {
+        for _ in 0..20 {
+            for changed in [
+                bench.queue.hold(&Filter::default(), "x").await,
+                bench.queue.flush(&Filter::default()).await,
+                bench.queue.release(&Filter::default()).await,
+            ] {
+                changed.unwrap();
+            }
+        }
+    };
+    let accept = async {
+        for n in 0..MAILS {
+            bench.accept(mail(&bench.queue, "a@example.com", &[&format!("b{n}@d{}.example", n % 7)])).await;
+        }
+    };
+    tokio::join!(accept, meddle);
+    bench.queue.release(&Filter::default()).await.unwrap();
+    let wait = Duration::from_secs(30);
+    let mut left = MAILS;
+    while left > 0 {
+        let (_, record) = bench.log.recv_timeout(wait).expect("all are delivered");
+        left -= usize::from(record.event == "delivered");
+    }
+    // The last event comes a moment before the message leaves the list.
+    bench.stop().await;
+    let mut to: Vec<_> = bench.hop.sent().into_iter().flat_map(|sent| sent.to).collect();
+    to.sort();
+    to.dedup();
+    assert_eq!((to.len(), bench.hop.sent().len()), (MAILS, MAILS));
+    assert!(bench.queue.list(&Filter::default()).await.unwrap().is_empty());
+    assert!(bench.spool.ids().is_empty());
+}
