@@ -28,6 +28,7 @@ use tokio::sync::Notify;
 
 use self::clock::Clock;
 pub use self::filter::{Changed, Detail, Filter, Summary};
+use self::life::Life;
 pub use self::meta::{Accepted, Kind, LastWord, MetaError, Quarantined, RecipientState, State, Status};
 pub use self::operator::VerbError;
 pub use self::prepare::{Prepare, Prepared};
@@ -197,13 +198,15 @@ impl Queue {
         Slot::new(&mail.accepted, state, mail.message.len(), key, &self.clock)
     }
 
+    /// Its life begins now, whatever the wall clock said when it came (D7).
     fn schedule_fresh(&self, mail: &NewMail, state: &State) {
-        self.schedule_new(mail, state, self.key_of(&mail.accepted, state), self.rest_of(state));
+        let mut slot = self.slot(mail, state, self.key_of(&mail.accepted, state));
+        slot.life = Life::begin(self.clock.now());
+        self.insert(mail.id, slot, self.rest_of(state));
     }
 
-    fn schedule_new(&self, mail: &NewMail, state: &State, key: Arc<str>, rest: Rest) {
-        let slot = self.slot(mail, state, key);
-        self.schedule().insert(mail.id, slot, rest, self.clock.now());
+    fn insert(&self, id: MessageId, slot: Slot, rest: Rest) {
+        self.schedule().insert(id, slot, rest, self.clock.now());
         self.changed.notify_one();
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::clock::Clock;
 use super::meta::{Accepted, Kind, State};
-use super::schedule::{Slot, Standing};
+use super::schedule::{Down, Slot, Standing};
 use crate::mail::MessageId;
 
 /// Which messages; what is `None` or empty does not narrow. The empty filter means all: who destroys, asks first.
@@ -121,7 +121,9 @@ fn address_matches(pattern: &str, address: &str) -> bool {
 }
 
 impl Summary {
-    pub(super) fn new(id: MessageId, slot: &Slot, down: Option<String>, clock: &Clock) -> Self {
+    /// `down`: it is ready, and its destination is not.
+    pub(super) fn new(id: MessageId, slot: &Slot, down: Option<&Down>, clock: &Clock) -> Self {
+        let next_attempt = slot.next_attempt().or(down.map(|down| down.until));
         Self {
             id,
             state: slot.standing(),
@@ -134,9 +136,9 @@ impl Summary {
             size: slot.size,
             arrival: slot.arrival,
             attempts: slot.attempts,
-            next_attempt: slot.next_attempt().map(|at| clock.at(at)),
+            next_attempt: next_attempt.map(|at| clock.at(at)),
             reason: slot.reason.as_deref().map(str::to_owned),
-            destination_down: down,
+            destination_down: down.map(|down| down.last.text.clone()),
         }
     }
 }

@@ -38,6 +38,10 @@ impl Life {
         Self { born: born.min(latest), since: now, observed }
     }
 
+    pub fn begin(now: Millis) -> Self {
+        Self::new(signed(now), 0, now)
+    }
+
     pub fn age(&self, now: Millis) -> u64 {
         u64::try_from(signed(now).saturating_sub(self.born)).unwrap_or(0)
     }

@@ -93,9 +93,12 @@ pub struct State {
     pub held: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantined: Option<Quarantined>,
-    /// The operator let it out of quarantine: plugins can't send it back there.
+    /// The operator let it out of quarantine: plugins can't send it back there, nor refuse it.
     #[serde(default)]
     pub released: bool,
+    /// When the operator let it go: it is as old as that, for retries and expiry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revived: Option<Timestamp>,
     #[serde(default)]
     pub delay_warned: bool,
     /// Milliseconds that running gateways have had it, see [`life`](super::life).

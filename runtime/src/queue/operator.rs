@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Queue;
 use super::filter::{Changed, Detail, Filter, Summary};
+use super::life::Life;
 use super::meta::{Kept, MetaError, encode};
 use super::schedule::{Refused, Rest, Schedule, Standing};
 use crate::mail::{Message, MessageId};
@@ -78,12 +79,12 @@ impl Queue {
         Ok(changed)
     }
 
-    /// Not tried until it is released. It grows older meanwhile.
+    /// Not tried until it is released.
     pub async fn hold(self: &Arc<Self>, filter: &Filter, reason: &str) -> Result<Changed, VerbError> {
         self.change(filter, Verb::Hold(reason.to_owned())).await
     }
 
-    /// Lets go what is held or in quarantine; other messages are left alone.
+    /// Lets go what is held or in quarantine, as if it had just been accepted; other messages are left alone.
     pub async fn release(self: &Arc<Self>, filter: &Filter) -> Result<Changed, VerbError> {
         self.change(filter, Verb::Release).await
     }
@@ -154,18 +155,20 @@ impl Queue {
             return Ok(Rest::Gone);
         }
         let Kept { mut state, .. } = self.read(id).await?;
-        let observed = self.schedule().slot(id).map(|slot| slot.life.observed(self.clock.now()));
-        state.observed = observed.unwrap_or(state.observed);
         let rest = match verb {
             Verb::Hold(reason) => {
+                let observed = self.schedule().slot(id).map(|slot| slot.life.observed(self.clock.now()));
+                state.observed = observed.unwrap_or(state.observed);
                 state.held = Some(reason.clone());
                 Rest::Held
             }
             Verb::Release | Verb::Delete => {
                 state.released = state.released || state.quarantined.is_some();
+                state.revived = Some(self.clock.wall());
                 state.held = None;
                 state.quarantined = None;
                 state.next_attempt = None;
+                (state.attempts, state.observed) = (0, 0);
                 Rest::Ready
             }
         };
@@ -183,11 +186,14 @@ impl Queue {
             Verb::Release => self.story.released(id),
             Verb::Delete => self.story.deleted(id, "operator"),
         }
-        self.schedule().finish(id, rest, self.clock.now(), |slot| {
-            slot.reason = match verb {
-                Verb::Hold(reason) => Some(reason.as_str().into()),
-                Verb::Release | Verb::Delete => None,
-            };
+        let now = self.clock.now();
+        self.schedule().finish(id, rest, now, |slot| match verb {
+            Verb::Hold(reason) => slot.reason = Some(reason.as_str().into()),
+            Verb::Release | Verb::Delete => {
+                slot.reason = None;
+                slot.attempts = 0;
+                slot.life = Life::begin(now);
+            }
         });
     }
 
@@ -237,7 +243,7 @@ impl Queue {
     fn summary(&self, schedule: &Schedule, id: MessageId) -> Option<Summary> {
         let slot = schedule.slot(id)?;
         let down = schedule.down(&slot.key).filter(|_| slot.standing() == Standing::Ready);
-        Some(Summary::new(id, slot, down.map(|down| down.last.text.clone()), &self.clock))
+        Some(Summary::new(id, slot, down, &self.clock))
     }
 }
 

@@ -122,7 +122,9 @@ impl Queue {
         let first = ends.next();
         for ((mail, state), group) in ends {
             self.story.split(kept.id, mail, &group.route);
-            self.schedule_new(mail, state, group.key(), Rest::Ready);
+            let mut slot = self.slot(mail, state, group.key());
+            slot.life = turn.life();
+            self.insert(mail.id, slot, Rest::Ready);
         }
         if let Some(((mail, _), group)) = first {
             let recipients = u32::try_from(mail.accepted.envelope.recipients.len()).unwrap_or(u32::MAX);
@@ -151,11 +153,13 @@ impl Queue {
         self.story.prepared(kept.id, &prepared);
         match prepared.verdict {
             Verdict::Next | Verdict::Accept => self.keep_prepared(turn, kept, prepared, group).await,
-            // Who released it has decided: the plugin's edits count, its doubts do not.
-            Verdict::Quarantine(_) if kept.state.released => self.keep_prepared(turn, kept, prepared, group).await,
+            // Who released it has decided: the plugins' edits count, their doubts do not.
+            Verdict::Quarantine(_) | Verdict::Reject(_) if kept.state.released => {
+                self.keep_prepared(turn, kept, prepared, group).await;
+            }
             Verdict::Quarantine(reason) => self.quarantine(turn, kept, reason).await,
             Verdict::Discard => self.discard(turn, kept, "a plugin discarded it").await,
-            Verdict::Reject(reply) if kept.accepted.authenticated || kept.state.released => {
+            Verdict::Reject(reply) if kept.accepted.authenticated => {
                 self.refuse_all(turn, kept, Outcome::Failed, reply).await;
             }
             // A report would go to someone who may never have sent this.

@@ -57,6 +57,8 @@ pub struct Schedule {
     /// Which destination was served last.
     turn: Option<Arc<str>>,
     tenants: HashMap<Tenant, Load>,
+    /// Tenants that may have room again, and have lines parked.
+    roomy: BTreeSet<Tenant>,
     running: usize,
     sequence: u64,
     counts: [usize; Standing::ALL.len()],
@@ -72,6 +74,8 @@ struct Load {
     running: usize,
     /// Destinations where a line of this tenant is parked.
     parked: BTreeSet<Arc<str>>,
+    /// Where a line was let go last.
+    turn: Option<Arc<str>>,
 }
 
 impl Schedule {
@@ -87,6 +91,7 @@ impl Schedule {
             eligible: BTreeSet::new(),
             turn: None,
             tenants: HashMap::new(),
+            roomy: BTreeSet::new(),
             running: 0,
             sequence: 0,
             counts: [0; Standing::ALL.len()],
@@ -100,6 +105,8 @@ impl Schedule {
         self.settings = settings;
         let keys: Vec<_> = self.destinations.keys().cloned().collect();
         keys.iter().for_each(|key| self.refresh(key, now));
+        let parked = self.tenants.iter().filter(|(_, load)| !load.parked.is_empty());
+        self.roomy = parked.map(|(tenant, _)| tenant.clone()).collect();
     }
 
     /// A message that was not there before; nothing happens when it was.
@@ -146,7 +153,12 @@ impl Schedule {
     /// The next thing to do now, if anything may be.
     pub fn next(&mut self, now: Millis) -> Option<Work> {
         loop {
-            let key = self.next_key()?;
+            let Some(key) = self.next_key() else {
+                if self.running < self.settings.max_deliveries && self.unpark_one(now) {
+                    continue;
+                }
+                return None;
+            };
             self.turn = Some(key.clone());
             let id = self.pop(&key);
             self.refresh(&key, now);
@@ -170,6 +182,19 @@ impl Schedule {
         }
         let after = self.turn.as_ref().and_then(|turn| self.eligible.range((Excluded(turn.clone()), Unbounded)).next());
         after.or_else(|| self.eligible.first()).cloned()
+    }
+
+    /// Lets go a parked line of a tenant that has room. False when there is none.
+    fn unpark_one(&mut self, now: Millis) -> bool {
+        let most = self.settings.max_per_tenant.max(1);
+        while let Some(tenant) = self.roomy.first().cloned() {
+            let has_room = self.tenants.get(&tenant).is_some_and(|load| load.running < most);
+            if has_room && self.unpark_next(&tenant, now) {
+                return true;
+            }
+            self.roomy.remove(&tenant);
+        }
+        false
     }
 
     fn pop(&mut self, key: &Arc<str>) -> Option<MessageId> {

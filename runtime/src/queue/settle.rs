@@ -146,7 +146,7 @@ impl Queue {
         }
         let wanted = steps.iter().filter(|step| {
             let recipient = kept.accepted.envelope.recipients.get(step.recipient);
-            recipient.is_some_and(|recipient| is_wanted(recipient.notify, step.action))
+            recipient.is_some_and(|recipient| is_wanted(recipient.notify, step.action, kept.accepted.authenticated))
         });
         let wanted: Vec<Step> = wanted.copied().collect();
         if wanted.is_empty() {
@@ -177,9 +177,10 @@ impl Queue {
     }
 }
 
-/// RFC 3461 §4.1, and §5.2.1 for a parameter that was not given: failures are reported, delays may be.
-fn is_wanted(notify: Option<Notify>, action: Action) -> bool {
-    let notify = notify.unwrap_or(Notify { success: false, failure: true, delay: true });
+/// RFC 3461 §4.1. For a parameter that was not given failures are reported, and delays may be: they are where the sender
+/// is proven, so that nobody is told of the delay of what he never sent.
+fn is_wanted(notify: Option<Notify>, action: Action, authenticated: bool) -> bool {
+    let notify = notify.unwrap_or(Notify { success: false, failure: true, delay: authenticated });
     match action {
         Action::Failed | Action::Expired => notify.failure,
         Action::Delayed => notify.delay,
@@ -223,7 +224,10 @@ mod tests {
             (given(false, false, true), Action::Delayed, true),
             (given(true, true, true), Action::Deferred, false),
         ] {
-            assert_eq!(is_wanted(notify, action), expected, "{notify:?} {action:?}");
+            assert_eq!(is_wanted(notify, action, true), expected, "{notify:?} {action:?}");
         }
+        assert!(is_wanted(None, Action::Failed, false));
+        assert!(!is_wanted(None, Action::Delayed, false));
+        assert!(is_wanted(given(false, false, true), Action::Delayed, false));
     }
 }

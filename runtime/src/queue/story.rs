@@ -17,7 +17,8 @@ use crate::metrics::Metrics;
 use crate::pipeline::{Event, EventKind};
 use crate::spool::SpoolError;
 
-/// Is told of each step after it is durable: tenant, whether the mail is outbound, and the event. Must not block.
+/// Is told of each step of a mail (not of a DSN) after it is durable: tenant, whether it is outbound, and the event.
+/// Must not block.
 pub type Observer = Arc<dyn Fn(Option<&Arc<str>>, bool, Event) + Send + Sync>;
 
 pub(super) struct Story {
@@ -61,9 +62,7 @@ impl Story {
             record = record.flag("dsn", true);
         }
         self.log.emit(record);
-        if accepted.kind == Kind::Mail {
-            self.tell(accepted, mail.id, EventKind::Accepted, "", "");
-        }
+        self.tell(accepted, mail.id, EventKind::Accepted, "", "");
         if let Some(reason) = &accepted.quarantine {
             self.quarantined(accepted, mail.id, reason);
         }
@@ -189,7 +188,8 @@ impl Story {
     }
 
     fn tell(&self, accepted: &Accepted, id: MessageId, kind: EventKind, recipient: &str, detail: &str) {
-        if let Some(observer) = self.observer.get() {
+        // What becomes of our own reports says nothing of anybody's mail.
+        if let Some(observer) = self.observer.get().filter(|_| accepted.kind == Kind::Mail) {
             let event = Event { kind, id, recipient: recipient.to_owned(), detail: detail.to_owned() };
             observer(accepted.tenant.as_ref(), accepted.outbound, event);
         }

@@ -98,7 +98,8 @@ fn mail(queue: &Queue, from: &str, to: &[&str]) -> NewMail {
     let mut envelope = Envelope::new(ReversePath(sender));
     envelope.recipients = to.iter().map(|to| Recipient::new(Mailbox::parse(to).unwrap())).collect();
     let message = message(b"Message-ID: <1@example.com>\r\nSubject: hello\r\n", b"text\r\n");
-    NewMail { id: MessageId::next(), accepted: Accepted::new(envelope, queue.now()), message }
+    let accepted = Accepted { authenticated: true, ..Accepted::new(envelope, queue.now()) };
+    NewMail { id: MessageId::next(), accepted, message }
 }
 
 fn message(header: &'static [u8], body: &'static [u8]) -> Message {

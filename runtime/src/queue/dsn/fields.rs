@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use jiff::{SignedDuration, Timestamp};
 
-use super::super::meta::{Accepted, Kept, LastWord, RecipientState};
+use super::super::meta::{Kept, LastWord, RecipientState};
 use super::super::settings::Settings;
 use super::super::settle::Step;
 use super::{Action, date, xtext};
@@ -27,7 +27,7 @@ pub(super) fn delivery_status(settings: &Settings, kept: &Kept, steps: &[Step]) 
             group.out.extend_from_slice(b"\r\n");
             of_recipient(&mut group, recipient, state, step.action);
             if step.action == Action::Delayed {
-                group.add("Will-Retry-Until", &date(end_of_retries(&kept.accepted, settings)));
+                group.add("Will-Retry-Until", &date(end_of_retries(kept, settings)));
             }
         }
     }
@@ -76,9 +76,9 @@ pub(super) fn status(action: Action, last: Option<&LastWord>) -> String {
     format!("{class}.{said}")
 }
 
-fn end_of_retries(accepted: &Accepted, settings: &Settings) -> Timestamp {
+fn end_of_retries(kept: &Kept, settings: &Settings) -> Timestamp {
     let expiry = SignedDuration::try_from(settings.expiry).unwrap_or(SignedDuration::ZERO);
-    accepted.arrival.checked_add(expiry).unwrap_or(Timestamp::MAX)
+    kept.state.revived.unwrap_or(kept.accepted.arrival).checked_add(expiry).unwrap_or(Timestamp::MAX)
 }
 
 struct Group {

@@ -1,5 +1,6 @@
 //! The bookkeeping of the schedule: where each message stands, and what that means for lines, timers and counts.
 
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
 use super::super::clock::{Millis, millis};
@@ -128,12 +129,24 @@ impl Schedule {
         self.running = self.running.saturating_sub(1);
         let Some(load) = self.tenants.get_mut(tenant) else { return };
         load.running = load.running.saturating_sub(1);
-        if let Some(key) = load.parked.pop_first() {
-            if let Some(destination) = self.destinations.get_mut(&key) {
-                destination.unpark(tenant);
-            }
-            self.refresh(&key, now);
+        if self.unpark_next(tenant, now) {
+            // That line's destination may have no room for it; then another one's has.
+            self.roomy.insert(tenant.clone());
         }
+    }
+
+    /// Lets go the next of a tenant's parked lines, destinations in turn. False when there is none.
+    pub(super) fn unpark_next(&mut self, tenant: &Tenant, now: Millis) -> bool {
+        let Some(load) = self.tenants.get_mut(tenant) else { return false };
+        let after = load.turn.as_ref().and_then(|turn| load.parked.range((Excluded(turn.clone()), Unbounded)).next());
+        let Some(key) = after.or_else(|| load.parked.first()).cloned() else { return false };
+        load.parked.remove(&key);
+        load.turn = Some(key.clone());
+        if let Some(destination) = self.destinations.get_mut(&key) {
+            destination.unpark(tenant);
+        }
+        self.refresh(&key, now);
+        true
     }
 
     pub(super) fn move_to(&mut self, id: MessageId, from: &Arc<str>, to: &Arc<str>, now: Millis) {

@@ -113,7 +113,7 @@ impl Slot {
             recipients: u32::try_from(recipients.len()).unwrap_or(u32::MAX),
             size,
             arrival: accepted.arrival,
-            life: Life::new(clock.offset(accepted.arrival), state.observed, clock.now()),
+            life: Life::new(clock.offset(state.revived.unwrap_or(accepted.arrival)), state.observed, clock.now()),
             attempts: state.attempts,
             kind: accepted.kind,
             prepared: accepted.prepared,

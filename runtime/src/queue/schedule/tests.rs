@@ -147,3 +147,139 @@ fn quarantine_ends_after_its_time_but_not_at_the_start() {
 fn d8_what_memory_holds_of_a_message_stays_small() {
     assert!(size_of::<Slot>() <= 240, "{}", size_of::<Slot>());
 }
+
+#[test]
+fn a_parked_line_is_not_left_behind_when_another_destination_is_down() {
+    let settings = Settings { max_per_tenant: 1, ..settings() };
+    let mut schedule = Schedule::new(Arc::new(settings));
+    for (n, key) in [(1, "x"), (2, "x"), (3, "y"), (4, "z")] {
+        schedule.insert(id(n), slot(Some("a"), key), Rest::Ready, 0);
+    }
+    assert_eq!(drain(&mut schedule, 0), [1]);
+    schedule.destination_failed(&"x".into(), word(), 0);
+    schedule.destination_failed(&"y".into(), word(), 0);
+    schedule.finish(id(1), Rest::Ready, 0, |_| {});
+    assert_eq!(drain(&mut schedule, 0), [4]);
+}
+
+/// What a run of the queue may do, in any order.
+#[derive(Debug, Clone)]
+enum Move {
+    Insert(u8, u8, bool),
+    Start,
+    Finish(usize, u8),
+    Claim(usize, u8),
+    Answered(u8),
+    Failed(u8),
+    Unblock(u8),
+    Pass(u64),
+}
+
+fn moves() -> impl proptest::strategy::Strategy<Value = Vec<Move>> {
+    use proptest::prelude::*;
+    let one = prop_oneof![
+        4 => (0..3u8, 0..4u8, any::<bool>()).prop_map(|(tenant, key, prepared)| Move::Insert(tenant, key, prepared)),
+        4 => Just(Move::Start),
+        4 => (0..8usize, 0..5u8).prop_map(|(at, rest)| Move::Finish(at, rest)),
+        1 => (0..20usize, 0..5u8).prop_map(|(at, rest)| Move::Claim(at, rest)),
+        1 => (0..4u8).prop_map(Move::Answered),
+        2 => (0..4u8).prop_map(Move::Failed),
+        1 => (0..4u8).prop_map(Move::Unblock),
+        2 => (1..600_000u64).prop_map(Move::Pass),
+    ];
+    proptest::collection::vec(one, 1..120)
+}
+
+struct Model {
+    schedule: Schedule,
+    now: Millis,
+    running: Vec<MessageId>,
+    all: Vec<MessageId>,
+}
+
+impl Model {
+    fn rest(&self, which: u8) -> Rest {
+        [Rest::Gone, Rest::Ready, Rest::Waiting(self.now + 300_000), Rest::Held, Rest::Quarantined(self.now + 9)]
+            [usize::from(which)]
+    }
+
+    fn make(&mut self, step: Move) {
+        let key = |n: u8| Arc::from(format!("d{n}"));
+        match step {
+            Move::Insert(tenant, key, prepared) => {
+                let new = id(self.all.len() as u64);
+                let mut slot = slot(Some(&format!("t{tenant}")), &format!("d{key}"));
+                slot.prepared = prepared;
+                self.schedule.insert(new, slot, Rest::Ready, self.now);
+                self.all.push(new);
+            }
+            Move::Start => self.running.extend(self.schedule.next(self.now).map(|work| work.id)),
+            Move::Finish(at, rest) if at < self.running.len() => {
+                let (id, rest) = (self.running.swap_remove(at), self.rest(rest));
+                self.schedule.finish(id, rest, self.now, |slot| slot.prepared = true);
+            }
+            Move::Claim(at, rest) if at < self.all.len() => {
+                if self.schedule.claim(self.all[at], self.now).is_ok() {
+                    let rest = self.rest(rest);
+                    self.schedule.finish(self.all[at], rest, self.now, |_| {});
+                }
+            }
+            Move::Answered(n) => self.schedule.destination_answered(&key(n), self.now),
+            Move::Failed(n) => drop(self.schedule.destination_failed(&key(n), word(), self.now)),
+            Move::Unblock(n) => self.schedule.unblock(&key(n), self.now),
+            Move::Pass(time) => {
+                self.now += time;
+                self.schedule.wake(self.now);
+            }
+            Move::Finish(..) | Move::Claim(..) => {}
+        }
+    }
+
+    fn check(&self) {
+        let schedule = &self.schedule;
+        assert_eq!(schedule.counts().iter().sum::<usize>(), schedule.messages.len());
+        assert!(schedule.running <= schedule.settings.max_deliveries);
+        assert!(schedule.tenants.values().all(|load| load.running <= schedule.settings.max_per_tenant));
+        let homes: usize = schedule.destinations.values().map(|d| d.messages).sum();
+        assert_eq!(homes, schedule.messages.len());
+    }
+
+    /// Everything that is let go leaves, in bounded time: nothing is stuck in a line.
+    fn empty(mut self) {
+        for id in std::mem::take(&mut self.running) {
+            self.schedule.finish(id, Rest::Ready, self.now, |_| {});
+        }
+        for id in self.all.clone() {
+            // What stands in a line is left there: it must find its way out by itself.
+            let kept_back = |slot: &Slot| matches!(slot.standing(), Standing::Held | Standing::Quarantined);
+            if self.schedule.slot(id).is_some_and(kept_back) && self.schedule.claim(id, self.now).is_ok() {
+                self.schedule.finish(id, Rest::Ready, self.now, |_| {});
+            }
+        }
+        for _ in 0..400 {
+            self.schedule.wake(self.now);
+            while let Some(work) = self.schedule.next(self.now) {
+                let rest = if work.lane == Lane::Deliver { Rest::Gone } else { Rest::Ready };
+                self.schedule.finish(work.id, rest, self.now, |slot| slot.prepared = true);
+            }
+            self.now = self.schedule.next_wake().unwrap_or(self.now).max(self.now + 1);
+        }
+        assert!(self.schedule.messages.is_empty(), "{:?}", self.schedule);
+        assert_eq!(self.schedule.running, 0);
+        assert!(self.schedule.timers.is_empty() && self.schedule.ages.is_empty());
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn whatever_happens_nothing_is_stuck_or_counted_wrong(moves in moves()) {
+        let settings = Settings { max_deliveries: 3, max_per_tenant: 2, max_per_destination: 2, max_preparing: 2, ..settings() };
+        let schedule = Schedule::new(Arc::new(settings));
+        let mut model = Model { schedule, now: 0, running: Vec::new(), all: Vec::new() };
+        for step in moves {
+            model.make(step);
+            model.check();
+        }
+        model.empty();
+    }
+}

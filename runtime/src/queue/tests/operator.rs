@@ -118,6 +118,33 @@ async fn quarantine_is_listed_shown_released_and_ends() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn released_mail_has_all_its_time_before_it() {
+    let bench = Bench::new();
+    bench.hop.answer(|to| if to == "b@example.org" { deferred() } else { delivered() });
+    let mut old = mail(&bench.queue, "a@example.com", &["b@example.org"]);
+    old.accepted.quarantine = Some("spam".to_owned());
+    let id = bench.accept(old).await;
+    bench.pass(20 * DAY).await;
+    bench.queue.release(&Filter::id(id)).await.unwrap();
+    bench.pass(DAY).await;
+    let again = Bench::with(settings(), bench.spool.after_crash(), bench.hop.clone(), Arc::default());
+    bench.running.abort();
+    again.pass(3 * DAY).await;
+    assert_eq!(again.spool.ids(), [id]);
+    assert_eq!(again.hop.times("a@example.com"), [20 * DAY + 4 * HOUR], "the delay warning");
+}
+
+#[tokio::test(start_paused = true)]
+async fn quarantine_is_not_held() {
+    let bench = Bench::new();
+    let mut kept = mail(&bench.queue, "a@example.com", &["b@example.org"]);
+    kept.accepted.quarantine = Some("spam".to_owned());
+    let id = bench.accept(kept).await;
+    assert_eq!(bench.queue.hold(&Filter::id(id), "x").await.unwrap().changed, []);
+    assert_eq!(only(&bench).await.reason.as_deref(), Some("spam"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn filters_select() {
     let bench = Bench::new();
     bench.hop.answer(|_| deferred());
@@ -162,4 +189,43 @@ async fn what_cannot_be_read_is_held_and_can_be_deleted() {
     assert_eq!(only(&again).await.state, Standing::Held);
     assert_eq!(again.queue.delete(&Filter::id(id)).await.unwrap().changed, [id]);
     assert!(again.spool.ids().is_empty());
+}
+
+/// Real threads: verbs and deliveries race for the same messages, and each message is delivered once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn g5_verbs_that_race_with_deliveries_lose_and_repeat_nothing() {
+    const MAILS: usize = 300;
+    let mut bench = Bench::new();
+    let meddle = async {
+        for _ in 0..20 {
+            for changed in [
+                bench.queue.hold(&Filter::default(), "x").await,
+                bench.queue.flush(&Filter::default()).await,
+                bench.queue.release(&Filter::default()).await,
+            ] {
+                changed.unwrap();
+            }
+        }
+    };
+    let accept = async {
+        for n in 0..MAILS {
+            bench.accept(mail(&bench.queue, "a@example.com", &[&format!("b{n}@d{}.example", n % 7)])).await;
+        }
+    };
+    tokio::join!(accept, meddle);
+    bench.queue.release(&Filter::default()).await.unwrap();
+    let wait = Duration::from_secs(30);
+    let mut left = MAILS;
+    while left > 0 {
+        let (_, record) = bench.log.recv_timeout(wait).expect("all are delivered");
+        left -= usize::from(record.event == "delivered");
+    }
+    // The last event comes a moment before the message leaves the list.
+    bench.stop().await;
+    let mut to: Vec<_> = bench.hop.sent().into_iter().flat_map(|sent| sent.to).collect();
+    to.sort();
+    to.dedup();
+    assert_eq!((to.len(), bench.hop.sent().len()), (MAILS, MAILS));
+    assert!(bench.queue.list(&Filter::default()).await.unwrap().is_empty());
+    assert!(bench.spool.ids().is_empty());
 }

@@ -133,14 +133,18 @@ async fn a_deferred_message_is_asked_about_again_and_expires() {
 
 #[tokio::test(start_paused = true)]
 async fn released_mail_is_not_sent_back_to_quarantine() {
-    let bench = Bench::new();
-    bench.plan.verdict(Verdict::Quarantine("virus".to_owned()));
-    let id = bench.accept(mail(&bench.queue, "a@example.com", &["b@example.org"])).await;
-    bench.pass(HOUR).await;
-    bench.queue.release(&Filter::id(id)).await.unwrap();
-    bench.pass(1).await;
-    assert_eq!(bench.hop.sent().len(), 1);
-    assert!(bench.spool.ids().is_empty());
+    for verdict in [Verdict::Quarantine("virus".to_owned()), Verdict::Reject(Reply::relay_denied())] {
+        let bench = Bench::new();
+        bench.plan.verdict(verdict);
+        let mut mail = mail(&bench.queue, "a@example.com", &["b@example.org"]);
+        mail.accepted.authenticated = false;
+        let id = bench.accept(mail).await;
+        bench.pass(HOUR).await;
+        bench.queue.release(&Filter::id(id)).await.unwrap();
+        bench.pass(1).await;
+        assert_eq!(bench.hop.times("b@example.org"), [HOUR]);
+        assert!(bench.spool.ids().is_empty());
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -33,7 +33,7 @@ async fn success_is_reported_where_asked_and_as_what_it_was() {
     for (route, outcome, expected) in [
         (None, delivered as fn() -> _, Some("relayed")),
         (None, relayed_with_dsn, None),
-        (Some(Route::Maildir("/tmp/unused".into())), delivered, Some("delivered")),
+        (Some(Route::Maildir("unused".into())), delivered, Some("delivered")),
     ] {
         let bench = Bench::new();
         bench.hop.answer(move |to| if to == "b@example.org" { outcome() } else { delivered() });
@@ -114,10 +114,6 @@ async fn whoever_listens_hears_what_became_of_a_mail() {
     let acme: Option<Arc<str>> = Some("acme".into());
     assert_eq!(
         heard.try_iter().collect::<Vec<_>>(),
-        [
-            (acme.clone(), true, "accepted", String::new()),
-            (acme.clone(), true, "bounced", "b@example.org".to_owned()),
-            (acme, false, "delivered", "a@example.com".to_owned()),
-        ]
+        [(acme.clone(), true, "accepted", String::new()), (acme, true, "bounced", "b@example.org".to_owned()),]
     );
 }
