@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use super::counter::Counters;
 use super::table::Tables;
 use crate::log::EventLog;
@@ -25,7 +27,8 @@ pub struct Services {
     pub log: EventLog,
     pub metrics: Arc<Metrics>,
     pub names: Arc<dyn dns::NameService>,
-    pub tables: Arc<Tables>,
+    /// Swapped when the config is reloaded, or a list is; what is asked next sees the new ones.
+    pub tables: Arc<ArcSwap<Tables>>,
     pub counters: Arc<Counters>,
 }
 

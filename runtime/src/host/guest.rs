@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use super::dns::{Answer, DnsError, Lookup, NameService, Question};
@@ -167,16 +168,19 @@ pub struct Bench {
 }
 
 pub fn bench(settings: Settings, names: Names) -> Bench {
+    bench_with(settings, Arc::new(names))
+}
+
+pub fn bench_with(settings: Settings, names: Arc<dyn NameService>) -> Bench {
     let metrics = Arc::new(Metrics::new().unwrap());
     let (log, events) = EventLog::new(metrics.clone());
+    let inline = super::table::Source::Inline(vec![("k".to_owned(), "v".to_owned())]);
+    let tables = Tables::load([("list".to_owned(), inline)]);
     let services = Services {
         log,
         metrics: metrics.clone(),
-        names: Arc::new(names),
-        tables: Arc::new(Tables::load([(
-            "list".to_owned(),
-            super::table::Source::Inline(vec![("k".to_owned(), "v".to_owned())]),
-        )])),
+        names,
+        tables: Arc::new(ArcSwap::from_pointee(tables)),
         counters: Arc::new(Counters::new(counter::system_clock())),
     };
     Bench { host: Host::new(settings, services).unwrap(), metrics, events }

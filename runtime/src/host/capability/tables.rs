@@ -18,7 +18,7 @@ impl CallState {
         if !self.environment.tables.contains(name) {
             return Ok(Err(TableError::NoTable));
         }
-        let tables = self.environment.services.tables.clone();
+        let tables = self.environment.services.tables.load();
         let found = match tables.table(name) {
             None => return Ok(Err(TableError::NoTable)),
             Some(Err(_)) => return Ok(Err(TableError::Unavailable)),
