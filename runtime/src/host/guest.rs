@@ -27,6 +27,7 @@ pub const VERDICT: u32 = 1024;
 #[derive(Default)]
 pub struct Guest {
     stages: Vec<String>,
+    world: String,
     imports: String,
     items: String,
 }
@@ -42,6 +43,13 @@ impl Guest {
             self.imports,
             r#"(import "postern:plugin/{interface}@0.1.0" "{name}" (func ${alias} (param {params})))"#
         );
+        self
+    }
+
+    /// What else stands in the world, and what the module imports for it.
+    pub fn world(mut self, item: &str, import: &str) -> Self {
+        self.world.push_str(item);
+        self.imports.push_str(import);
         self
     }
 
@@ -111,7 +119,7 @@ impl Guest {
         resolve.push_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit")).unwrap();
         let includes: String =
             self.stages.iter().map(|stage| format!("include postern:plugin/plugin-on-{stage}@0.1.0;\n")).collect();
-        let world = format!("package test:guest;\nworld guest {{ {includes} }}");
+        let world = format!("package test:guest;\nworld guest {{ {includes} {} }}", self.world);
         let package = resolve.push_str("guest.wit", &world).unwrap();
         let world = resolve.select_world(&[package], Some("guest")).unwrap();
         wit_component::embed_component_metadata(&mut module, &resolve, world, wit_component::StringEncoding::UTF8)

@@ -178,6 +178,31 @@ async fn w4_floods_of_host_calls_end() {
 }
 
 #[tokio::test]
+async fn w4_one_crossing_and_all_handles_are_bounded() {
+    let bench = Bench::new();
+    let own = Guest::new()
+        .world(
+            "export extra: interface { resource thing { constructor(); } }",
+            r#"(import "[export]extra" "[resource-new]thing" (func $new (param i32) (result i32)))"#,
+        )
+        .item(r#"(func (export "extra#[constructor]thing") (result i32) (call $new (i32.const 1)))"#)
+        .at("connect", "(loop $more (drop (call $new (i32.const 1))) (br $more))");
+    assert_eq!(cause(&bench, own, Stage::Connect).await, Cause::HostCalls);
+    // 400 questions whose names all are the same 100 KiB: 40 MiB for the host to copy.
+    let many = ("dns", "resolve-many", "many", "i32 i32 i32");
+    let body = "(loop $fill
+            (i32.store offset=204804 (i32.mul (local.get $i) (i32.const 12)) (i32.const 102400))
+            (local.set $i (i32.add (local.get $i) (i32.const 1)))
+            (br_if $fill (i32.lt_u (local.get $i) (i32.const 400))))
+        (call $many (i32.const 204800) (i32.const 400) (i32.const 4096))";
+    let guest = with(Guest::new(), many).at("connect", body);
+    let granted = super::PluginSettings { grants: vec!["dns".to_owned()], ..settings(guest.build()) };
+    let plugin = bench.host.load(granted).await.unwrap();
+    let failure = ask(&plugin, Stage::Connect).await.unwrap_err();
+    assert!(failure.cause == Cause::HostCalls && failure.detail.contains("too much data"), "{failure}");
+}
+
+#[tokio::test]
 async fn w4_log_lines_carry_whose_they_are() {
     let bench = Bench::new();
     let guest = with(Guest::new(), LOG)
