@@ -3,8 +3,9 @@
 //! A plugin becomes a [`Filter`](crate::pipeline::Filter); the pipeline knows no more of it, and the host knows nothing
 //! of sessions and sockets.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -21,11 +22,15 @@ pub mod counter;
 pub mod engine;
 mod failure;
 #[cfg(test)]
+mod granted;
+#[cfg(test)]
 mod guest;
 #[cfg(test)]
 mod hostile;
 mod instance;
 pub mod limits;
+#[cfg(test)]
+mod loading;
 mod permit;
 mod plugin;
 mod pool;
@@ -46,6 +51,7 @@ pub use plugin::{Inspection, Plugin};
 pub use table::{Table, Tables};
 
 use capability::Grants;
+use capability::metrics::MetricNames;
 use component::Contract;
 use component::cache::{Cache, deserialize_trusted};
 use instance::{Exports, Instance};
@@ -133,9 +139,8 @@ pub enum LoadError {
     Start(Failure),
     #[error("it refuses its config: {0}")]
     Refused(String),
-    /// Our own trouble.
-    #[error("compiled code can't be used: {0}")]
-    Code(String),
+    #[error("it does not fit the engine: {0}")]
+    Fit(String),
 }
 
 /// Loads plugins. One for the whole gateway; all plugins share its engine and its limits.
@@ -147,6 +152,8 @@ pub struct Host {
     cache: Option<Arc<Cache>>,
     permits: permit::Permits,
     room: pool::Room,
+    /// By plugin name; those come from config.
+    metric_names: Mutex<HashMap<Arc<str>, MetricNames>>,
     /// One compiler at a time: a reload of many plugins must not take the machine.
     compiling: Semaphore,
 }
@@ -169,6 +176,7 @@ impl Host {
             cache: settings.cache.clone().map(Cache::open).transpose()?.map(Arc::new),
             permits: permit::Permits::new(settings.calls, settings.wait),
             room: pool::Room::new(settings.warm),
+            metric_names: Mutex::default(),
             compiling: Semaphore::new(1),
             settings,
             services,
@@ -228,8 +236,13 @@ impl Host {
             grants: Grants::new(settings.grants.iter().cloned()).map_err(LoadError::UnknownGrant)?,
             tables: settings.tables.clone(),
             services: self.services.clone(),
-            metric_names: Mutex::default(),
+            metric_names: self.metric_names(&settings.name),
         })
+    }
+
+    fn metric_names(&self, plugin: &Arc<str>) -> MetricNames {
+        let mut names = self.metric_names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.entry(plugin.clone()).or_default().clone()
     }
 
     /// The pool's slots have a size: a limit above it would be none.
@@ -256,13 +269,15 @@ impl Host {
         let code = self.settings.compiler.compile(source.clone()).await?;
         let (engine, cache) = (self.engine.clone(), self.cache.clone());
         let ready = tokio::task::spawn_blocking(move || {
+            // Refuses what has more memories, tables or instances than a slot.
+            let component = deserialize_trusted(&engine, &code).map_err(|error| format!("{error:#}"))?;
             if let Some(Err(error)) = cache.map(|cache| cache.store(&engine, &digest, &code)) {
                 // The next start compiles once more.
                 tracing::warn!(%error, "compiled code can't be kept");
             }
-            deserialize_trusted(&engine, &code).map_err(|error| format!("{error:#}"))
+            Ok(component)
         });
-        ready.await.unwrap_or_else(|error| Err(error.to_string())).map_err(LoadError::Code)
+        ready.await.unwrap_or_else(|error| Err(error.to_string())).map_err(LoadError::Fit)
     }
 
     async fn cached(&self, digest: ContentDigest) -> Option<Component> {

@@ -48,9 +48,8 @@ pub(super) struct Admission<'a> {
 }
 
 impl Breaker {
-    /// The gauge is 1 while it is open.
+    /// The gauge counts those that are open: plugins of one name in several scopes share it.
     pub fn new(settings: BreakerSettings, open: IntGauge) -> Self {
-        open.set(0);
         Self { settings, state: Mutex::default(), open }
     }
 
@@ -67,13 +66,23 @@ impl Breaker {
     }
 }
 
+impl Drop for Breaker {
+    fn drop(&mut self) {
+        // A plugin that was replaced while it was open is no longer open.
+        if self.state.get_mut().unwrap_or_else(PoisonError::into_inner).open.is_some() {
+            self.open.dec();
+        }
+    }
+}
+
 impl Admission<'_> {
     pub fn succeeded(self) {
         if self.trial {
             let mut state = self.breaker.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.open = None;
             state.failures.clear();
-            self.breaker.open.set(0);
+            if state.open.take().is_some() {
+                self.breaker.open.dec();
+            }
         }
     }
 
@@ -96,8 +105,9 @@ impl Admission<'_> {
                 settings.pause.max(Duration::from_secs(1))
             }
         };
-        state.open = Some((now + pause, pause));
-        self.breaker.open.set(1);
+        if state.open.replace((now + pause, pause)).is_none() {
+            self.breaker.open.inc();
+        }
     }
 }
 
@@ -139,6 +149,23 @@ mod tests {
         trial.succeeded();
         assert_eq!(breaker.open.get(), 0);
         assert!(breaker.admit().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_gauge_counts_open_breakers_of_one_name() {
+        let gauge = IntGauge::new("open", "open").unwrap();
+        let settings = BreakerSettings { failures: 1, ..BreakerSettings::default() };
+        let [one, other] = [0, 1].map(|_| Breaker::new(settings.clone(), gauge.clone()));
+        fail(&one);
+        fail(&other);
+        assert_eq!(gauge.get(), 2);
+        drop(one);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        fail(&other);
+        assert_eq!(gauge.get(), 1);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        other.admit().unwrap().succeeded();
+        assert_eq!(gauge.get(), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+
 use super::counter::Counters;
 use crate::log::EventLog;
 use crate::metrics::Metrics;

@@ -26,6 +26,7 @@ pub const VERDICT: u32 = 1024;
 #[derive(Default)]
 pub struct Guest {
     stages: Vec<String>,
+    world: String,
     imports: String,
     items: String,
 }
@@ -41,6 +42,13 @@ impl Guest {
             self.imports,
             r#"(import "postern:plugin/{interface}@0.1.0" "{name}" (func ${alias} (param {params})))"#
         );
+        self
+    }
+
+    /// What else stands in the world, and what the module imports for it.
+    pub fn world(mut self, item: &str, import: &str) -> Self {
+        self.world.push_str(item);
+        self.imports.push_str(import);
         self
     }
 
@@ -110,7 +118,7 @@ impl Guest {
         resolve.push_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit")).unwrap();
         let includes: String =
             self.stages.iter().map(|stage| format!("include postern:plugin/plugin-on-{stage}@0.1.0;\n")).collect();
-        let world = format!("package test:guest;\nworld guest {{ {includes} }}");
+        let world = format!("package test:guest;\nworld guest {{ {includes} {} }}", self.world);
         let package = resolve.push_str("guest.wit", &world).unwrap();
         let world = resolve.select_world(&[package], Some("guest")).unwrap();
         wit_component::embed_component_metadata(&mut module, &resolve, world, wit_component::StringEncoding::UTF8)
@@ -167,15 +175,25 @@ pub struct Bench {
 }
 
 pub fn bench(settings: Settings, names: Names) -> Bench {
+    bench_with(settings, Arc::new(names))
+}
+
+pub fn bench_with(settings: Settings, names: Arc<dyn NameService>) -> Bench {
     let metrics = Arc::new(Metrics::new().unwrap());
     let (log, events) = EventLog::new(metrics.clone());
     let services = Services {
         log,
         metrics: metrics.clone(),
-        names: Arc::new(names),
+        names,
         counters: Arc::new(Counters::new(counter::system_clock())),
     };
     Bench { host: Host::new(settings, services).unwrap(), metrics, events }
+}
+
+/// One table `list`, in which `k` is `v`.
+pub fn tables() -> Arc<Tables> {
+    let inline = super::table::Source::Inline(vec![("k".to_owned(), "v".to_owned())]);
+    Arc::new(Tables::load([("list".to_owned(), inline)]))
 }
 
 /// Few slots, so that they are used again soon.

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::component::compile::Compiler;
 use super::guest::{
-    self, Bench, DISCONNECT, Guest, Names, REJECT, VERDICT, ask, bench, call_at, reply_verdict, settings, small,
+    Bench, DISCONNECT, Guest, Names, REJECT, VERDICT, ask, bench, call_at, reply_verdict, settings, small,
 };
-use super::{BreakerSettings, ContractError, Limits, LoadError, Settings, SourceError};
+use super::{BreakerSettings, Limits, LoadError, Settings};
 use crate::mail::MessageId;
 use crate::pipeline::{Cause, Event, EventKind, Filter as _, Stage, Verdict};
 
@@ -26,7 +25,7 @@ async fn cause(bench: &Bench, guest: Guest, stage: Stage) -> Cause {
     ask(&plugin, stage).await.unwrap_err().cause
 }
 
-fn start_cause<T>(loaded: Result<T, LoadError>) -> Cause {
+pub(super) fn start_cause<T>(loaded: Result<T, LoadError>) -> Cause {
     match loaded {
         Err(LoadError::Start(failure)) => failure.cause,
         Err(other) => panic!("{other}"),
@@ -95,6 +94,10 @@ async fn w2_memory_tables_and_stack_are_bounded() {
         "(loop $more (br_if $more (i32.ne (table.grow $t (ref.null func) (i32.const 1000)) (i32.const -1)))) unreachable",
     );
     assert_eq!(cause(&bench, table, Stage::Data).await, Cause::Memory);
+    let table = Guest::new().item("(table 50000 funcref)").at("data", "");
+    assert_eq!(start_cause(bench.load(table).await), Cause::Memory);
+    let many = Guest::new().item("(memory 1) (memory 1) (memory 1)").at("data", "");
+    assert!(matches!(bench.load(many).await, Err(LoadError::Fit(_))));
     let big = Guest::new().at("data", "").build_with_memory(257);
     assert_eq!(start_cause(bench.host.load(settings(big)).await), Cause::Memory);
     let recursion = Guest::new().item("(func $deep (call $deep))").at("data", "(call $deep)");
@@ -172,6 +175,31 @@ async fn w4_floods_of_host_calls_end() {
     let plugin = bench.load(with(Guest::new(), LOG).at("data", big)).await.unwrap();
     let failure = ask(&plugin, Stage::Data).await.unwrap_err();
     assert!(failure.cause == Cause::HostCalls && failure.detail.contains("octets"), "{failure}");
+}
+
+#[tokio::test]
+async fn w4_one_crossing_and_all_handles_are_bounded() {
+    let bench = Bench::new();
+    let own = Guest::new()
+        .world(
+            "export extra: interface { resource thing { constructor(); } }",
+            r#"(import "[export]extra" "[resource-new]thing" (func $new (param i32) (result i32)))"#,
+        )
+        .item(r#"(func (export "extra#[constructor]thing") (result i32) (call $new (i32.const 1)))"#)
+        .at("connect", "(loop $more (drop (call $new (i32.const 1))) (br $more))");
+    assert_eq!(cause(&bench, own, Stage::Connect).await, Cause::HostCalls);
+    // 400 questions whose names all are the same 100 KiB: 40 MiB for the host to copy.
+    let many = ("dns", "resolve-many", "many", "i32 i32 i32");
+    let body = "(loop $fill
+            (i32.store offset=204804 (i32.mul (local.get $i) (i32.const 12)) (i32.const 102400))
+            (local.set $i (i32.add (local.get $i) (i32.const 1)))
+            (br_if $fill (i32.lt_u (local.get $i) (i32.const 400))))
+        (call $many (i32.const 204800) (i32.const 400) (i32.const 4096))";
+    let guest = with(Guest::new(), many).at("connect", body);
+    let granted = super::PluginSettings { grants: vec!["dns".to_owned()], ..settings(guest.build()) };
+    let plugin = bench.host.load(granted).await.unwrap();
+    let failure = ask(&plugin, Stage::Connect).await.unwrap_err();
+    assert!(failure.cause == Cause::HostCalls && failure.detail.contains("too much data"), "{failure}");
 }
 
 #[tokio::test]
@@ -443,86 +471,4 @@ async fn w12_nothing_is_remembered_but_the_notes() {
     assert!(given.is_empty());
     let full = plugin.judge(call_at(Stage::Helo)).await.result.unwrap();
     assert!(full.notes.is_empty(), "5000 octets are more than fit");
-}
-
-#[tokio::test]
-async fn w8_what_is_no_plugin_says_what_to_do() {
-    let bench = Bench::new();
-    let load = async |source: &[u8]| bench.host.load(settings(Arc::from(source))).await.map(drop).unwrap_err();
-    assert_eq!(load(b"hello").await, LoadError::Source(SourceError::NotWasm));
-    let code =
-        super::engine::compiler().unwrap().precompile_component(&wat::parse_str("(component)").unwrap()).unwrap();
-    assert_eq!(load(&code).await, LoadError::Source(SourceError::Precompiled));
-    assert_eq!(
-        load(&vec![0; super::component::MAX_SOURCE + 1]).await,
-        LoadError::Source(SourceError::TooBig((64 << 20) + 1))
-    );
-    let component = async |text: &str| load(&wat::parse_str(text).unwrap()).await;
-    assert_eq!(component("(component)").await, LoadError::Contract(ContractError::NoStage));
-    let newer = r#"(component (instance $i) (export "postern:plugin/on-rcpt@0.2.0" (instance $i)))"#;
-    assert!(component(newer).await.to_string().contains("exports on-rcpt@0.2.0, this gateway knows 0.1.0"));
-    let wasi = r#"(component (import "wasi:cli/environment@0.2.0" (instance)) (instance $i) (export "postern:plugin/on-helo@0.1.0" (instance $i)))"#;
-    assert!(matches!(component(wasi).await, LoadError::Contract(ContractError::Wasi(_))));
-    let hollow = r#"(component (instance $i) (export "postern:plugin/on-helo@0.1.0" (instance $i)))"#;
-    assert!(matches!(component(hollow).await, LoadError::Link(_)));
-    let other_type = r#"(component (core module $m (func (export "f"))) (core instance $m (instantiate $m))
-        (func $f (canon lift (core func $m "f"))) (instance $i (export "judge" (func $f)))
-        (export "postern:plugin/on-helo@0.1.0" (instance $i)))"#;
-    assert_eq!(start_cause::<()>(Err(component(other_type).await)), Cause::Malformed);
-    let broken = b"\0asm\x0d\0\x01\0\xff\xff\xff";
-    assert!(matches!(load(broken).await, LoadError::Compile(_)));
-}
-
-#[tokio::test]
-async fn w8_a_trap_at_load_keeps_it_out() {
-    let bench = Bench::new();
-    assert_eq!(start_cause(bench.load(Guest::new().at("load", "unreachable").at("connect", "")).await), Cause::Trap);
-    let refuses = Guest::new()
-        .item(&format!(
-            r#"(data (i32.const {VERDICT}) "\01\00\00\00\b8\0b\00\00\07\00\00\00") (data (i32.const 3000) "no\nlist")"#
-        ))
-        .at("load", "")
-        .at("connect", "");
-    assert_eq!(bench.load(refuses).await.map(drop).unwrap_err(), LoadError::Refused("no list".to_owned()));
-}
-
-#[tokio::test]
-async fn what_is_not_granted_or_not_there_is_named() {
-    let bench = Bench::new();
-    let clock = || Guest::new().import("clock", "now", "now", ") (result i64").at("connect", "(drop (call $now))");
-    let error = bench.load(clock()).await.map(drop).unwrap_err();
-    assert!(error.to_string().contains("add \"clock\" to `grants`"), "{error}");
-    let load = async |change: fn(&mut super::PluginSettings)| {
-        let mut settings = settings(clock().build());
-        change(&mut settings);
-        bench.host.load(settings).await.map(|plugin| plugin.inspect().imports.clone())
-    };
-    assert_eq!(load(|s| s.grants = vec!["clock".to_owned()]).await.unwrap(), ["clock", "message", "session"]);
-    assert_eq!(
-        load(|s| s.grants = vec!["clok".to_owned()]).await.unwrap_err(),
-        LoadError::UnknownGrant("clok".to_owned())
-    );
-    assert_eq!(load(|s| s.name = Arc::from("a b")).await.unwrap_err(), LoadError::Name("a b".to_owned()));
-    assert!(matches!(load(|s| s.limits.memory = 1 << 40).await.unwrap_err(), LoadError::Limit { name: "memory", .. }));
-}
-
-#[tokio::test]
-async fn compiled_code_is_cached_and_a_damaged_file_is_made_anew() {
-    let directory = tempfile::tempdir().unwrap();
-    let cache = Some(directory.path().join("code"));
-    let with = |compiler| bench(Settings { cache: cache.clone(), compiler, ..small() }, Names::Nobody);
-    let no_compiler = || Compiler::Child { program: "/nowhere/postern".into() };
-    let source = guest::next("connect");
-    let loads = async |bench: &Bench| bench.host.load(settings(source.clone())).await.map(drop);
-    assert!(matches!(loads(&with(no_compiler())).await, Err(LoadError::Compile(_))));
-    loads(&with(Compiler::InProcess)).await.unwrap();
-    loads(&with(no_compiler())).await.unwrap();
-    let file = std::fs::read_dir(directory.path().join("code")).unwrap().next().unwrap().unwrap().path();
-    let mut octets = std::fs::read(&file).unwrap();
-    let last = octets.len() - 1;
-    octets[last] ^= 1;
-    std::fs::write(&file, octets).unwrap();
-    assert!(loads(&with(no_compiler())).await.is_err());
-    loads(&with(Compiler::InProcess)).await.unwrap();
-    loads(&with(no_compiler())).await.unwrap();
 }

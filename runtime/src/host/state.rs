@@ -1,12 +1,12 @@
 //! What the host keeps for one instance, and for the call that it is answering.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use wasmtime::{Engine, Store};
 
 use super::abi::interface::types;
-use super::capability::{Grants, Services, edit::Journal, log::LogBudget, message::Parts};
+use super::capability::{Grants, Services, edit::Journal, log::LogBudget, message::Parts, metrics::MetricNames};
 use super::limits::{Breach, Limits, Meter};
 use super::table::Tables;
 use crate::mail::{Mail, MessageId};
@@ -22,8 +22,8 @@ pub(super) struct Environment {
     pub grants: Grants,
     pub tables: Arc<Tables>,
     pub services: Services,
-    /// Names of the plugin's own counters seen so far.
-    pub metric_names: Mutex<HashSet<String>>,
+    /// Of the plugin's own counters; shared by all plugins of that name, which share a label.
+    pub metric_names: MetricNames,
 }
 
 /// The data of a store.
