@@ -2,10 +2,36 @@
 //!
 //! It keeps octets under a message id and knows nothing of recipients, retries or tenants: what `meta` and `state`
 //! mean is the queue's business. What [`Spool::commit`] has acknowledged survives a crash and a power cut.
+//!
+//! [`SegmentSpool`] is the one on disk; its format, promises and tests are in `runtime/docs/spool.md`.
+
+mod commit;
+mod compact;
+mod corrupt;
+mod disk;
+mod index;
+mod memory;
+mod read;
+mod record;
+mod recover;
+mod room;
+mod segment;
+#[cfg(test)]
+mod simulated;
+mod stage;
+mod store;
+#[cfg(test)]
+mod tests;
+mod trouble;
+mod writer;
 
 use std::pin::Pin;
 
 use bytes::Bytes;
+
+pub use memory::MemorySpool;
+pub use segment::recover_segment;
+pub use store::{SegmentSpool, Settings};
 
 use crate::mail::{Message, MessageId};
 

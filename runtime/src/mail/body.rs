@@ -28,13 +28,20 @@ pub struct BodyFile {
     file: File,
     offset: u64,
     len: u64,
-    /// Set for a file of the body's own; the spool links or renames it, the last owner that still holds it removes it.
+    /// Set for a file that holds this body and nothing else: the spool links it instead of copying it.
     path: Option<PathBuf>,
+    /// The file is nobody else's: the last owner removes it.
+    temporary: bool,
 }
 
 impl BodyFile {
     pub fn new(file: File, offset: u64, len: u64) -> Self {
-        Self { file, offset, len, path: None }
+        Self { file, offset, len, path: None, temporary: false }
+    }
+
+    /// A file that holds one body and stays when this value goes.
+    pub fn kept(file: File, len: u64, path: PathBuf) -> Self {
+        Self { file, offset: 0, len, path: Some(path), temporary: false }
     }
 
     pub fn file(&self) -> &File {
@@ -48,7 +55,7 @@ impl BodyFile {
 
 impl Drop for BodyFile {
     fn drop(&mut self) {
-        if let Some(path) = &self.path {
+        if let (true, Some(path)) = (self.temporary, &self.path) {
             // What is left over is removed at the next start; nothing to do about an error here.
             let _ = std::fs::remove_file(path);
         }
@@ -172,7 +179,9 @@ impl BodyWriter {
         }
         Ok(match self.file.take() {
             None => Body::from_bytes(std::mem::take(&mut self.memory).freeze()),
-            Some((file, path, len)) => Body::from_file(Arc::new(BodyFile { file, offset: 0, len, path: Some(path) })),
+            Some((file, path, len)) => {
+                Body::from_file(Arc::new(BodyFile { file, offset: 0, len, path: Some(path), temporary: true }))
+            }
         })
     }
 }
