@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-
 use super::counter::Counters;
 use crate::log::EventLog;
 use crate::metrics::Metrics;

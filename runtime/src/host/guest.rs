@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::dns::{Answer, DnsError, Lookup, NameService, Question};
-use super::{Counters, Host, Limits, LoadError, Plugin, PluginSettings, Services, Settings, counter};
+use super::{Counters, Host, Limits, LoadError, Plugin, PluginSettings, Services, Settings, Tables, counter};
 use crate::log::{EventLog, Record};
 use crate::mail::{Body, Envelope, Header, Mail, Message, MessageId, Recipient};
 use crate::metrics::Metrics;
@@ -181,12 +181,8 @@ pub fn bench(settings: Settings, names: Names) -> Bench {
 pub fn bench_with(settings: Settings, names: Arc<dyn NameService>) -> Bench {
     let metrics = Arc::new(Metrics::new().unwrap());
     let (log, events) = EventLog::new(metrics.clone());
-    let services = Services {
-        log,
-        metrics: metrics.clone(),
-        names,
-        counters: Arc::new(Counters::new(counter::system_clock())),
-    };
+    let services =
+        Services { log, metrics: metrics.clone(), names, counters: Arc::new(Counters::new(counter::system_clock())) };
     Bench { host: Host::new(settings, services).unwrap(), metrics, events }
 }
 

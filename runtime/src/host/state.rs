@@ -1,6 +1,6 @@
 //! What the host keeps for one instance, and for the call that it is answering.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use wasmtime::{Engine, Store};

@@ -1,6 +1,6 @@
 //! Loads the plugins that config names and makes the chains of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -33,9 +33,8 @@ pub async fn load(host: &Host, settings: &settings::Settings) -> Result<Chains, 
     let chains = &settings.chains;
     let mut loaded: HashMap<(Scope, Arc<str>), Arc<Plugin>> = HashMap::new();
     for plugin in in_use(chains) {
-        let key = key(&plugin);
-        if !loaded.contains_key(&key) {
-            loaded.insert(key, load_one(host, &plugin).await?);
+        if let hash_map::Entry::Vacant(place) = loaded.entry(key(&plugin)) {
+            place.insert(load_one(host, &plugin).await?);
         }
     }
     let chain = |entries: &Vec<ChainEntry>| {

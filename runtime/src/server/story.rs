@@ -54,7 +54,9 @@ pub fn line(record: &Record) -> String {
         "disconnect" => format!("── {}", field("end")),
         "log" => format!("     {} says: {}", field("plugin"), field("text")),
         "queued" => format!("   {} on disk, queued for {}", id(record), field("to")),
-        "attempt" => format!("   {} delivery by {}: {} in {}", id(record), field("route"), field("result"), time("took_us")),
+        "attempt" => {
+            format!("   {} delivery by {}: {} in {}", id(record), field("route"), field("result"), time("took_us"))
+        }
         "delivered" | "deferred" | "failed" | "expired" => {
             format!("   {} {} to {}: {}", id(record), record.event, field("to"), field("reply"))
         }

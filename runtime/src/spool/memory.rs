@@ -91,3 +91,34 @@ impl Spool for MemorySpool {
         self.inner().trouble.is_none()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::Header;
+    use crate::spool::Entry;
+
+    #[tokio::test]
+    async fn keeps_the_rules_of_a_spool() {
+        let spool = MemorySpool::new();
+        let id = MessageId::from_u64(1);
+        let entry = |meta| {
+            let message = Message { header: Header::default(), body: Body::from_bytes(Bytes::from_static(b"body")) };
+            Entry { id, meta: Bytes::from_static(meta), state: None, message }
+        };
+        let store = |meta| Batch { store: vec![entry(meta)], ..Batch::default() };
+        spool.commit(store(b"first")).await.unwrap();
+        spool.commit(Batch { state: vec![(id, Bytes::from_static(b"tried"))], ..Batch::default() }).await.unwrap();
+        assert_eq!(spool.read(id).await.unwrap().state.as_deref(), Some(&b"tried"[..]));
+        spool.commit(store(b"second")).await.unwrap();
+        let stored = spool.read(id).await.unwrap();
+        assert_eq!((&stored.meta[..], stored.state), (&b"second"[..], None), "stored anew, without its state");
+
+        spool.set_trouble(Some(SpoolError::Full));
+        assert_eq!(spool.commit(store(b"third")).await, Err(SpoolError::Full));
+        assert!(spool.is_healthy() && !spool.has_room_for(1));
+        assert_eq!(spool.ids(), [id]);
+        spool.forget(id);
+        assert_eq!(spool.read(id).await.unwrap_err(), SpoolError::NotFound(id));
+    }
+}

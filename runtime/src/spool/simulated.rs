@@ -23,6 +23,10 @@ pub enum Fault {
     Crash,
     /// A write gets half done; a sync fails, and its pages count as clean from then on.
     Error(Errno),
+    /// The operation is done, and fails all the same.
+    Late(Errno),
+    /// As `Error`; the next operation is a crash.
+    Last(Errno),
 }
 
 /// What is left after the process or the machine has died.
@@ -49,6 +53,7 @@ struct State {
     durable_names: BTreeMap<PathBuf, usize>,
     operations: u64,
     fault: Option<(u64, Fault)>,
+    struck: bool,
     crashed: bool,
     free: u64,
     locked: Arc<AtomicBool>,
@@ -63,6 +68,7 @@ impl Default for State {
             durable_names: BTreeMap::new(),
             operations: 0,
             fault: None,
+            struck: false,
             crashed: false,
             free: u64::MAX,
             locked: Arc::default(),
@@ -126,10 +132,18 @@ impl Node {
     }
 }
 
-enum Gate {
-    Go,
-    /// Does what it does before it dies or fails; the error is for the caller.
-    Fail(io::Error),
+/// What becomes of one operation.
+struct Gate<'a> {
+    state: MutexGuard<'a, State>,
+    error: Option<io::Error>,
+    /// It is done whole, whatever is said about it.
+    done: bool,
+}
+
+impl Gate<'_> {
+    fn answer(self) -> io::Result<()> {
+        self.error.map_or(Ok(()), Err)
+    }
 }
 
 impl SimulatedDisk {
@@ -145,8 +159,7 @@ impl SimulatedDisk {
 
     /// The fault was reached.
     pub fn has_failed(&self) -> bool {
-        let state = self.state();
-        state.fault.is_some_and(|(at, _)| state.operations >= at)
+        self.state().struck
     }
 
     pub fn set_free(&self, octets: u64) {
@@ -156,7 +169,7 @@ impl SimulatedDisk {
     /// The disk that the next process finds.
     pub fn restart(&self, how: Restart) -> Self {
         let mut state = self.state().clone();
-        (state.fault, state.crashed, state.locked) = (None, false, Arc::default());
+        (state.fault, state.struck, state.crashed, state.locked) = (None, false, false, Arc::default());
         let seed = match how {
             Restart::Kill => return Self { state: Arc::new(Mutex::new(state)) },
             Restart::PowerCut => None,
@@ -211,36 +224,46 @@ impl SimulatedDisk {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn step(&self) -> io::Result<(MutexGuard<'_, State>, Gate)> {
+    fn step(&self) -> io::Result<Gate<'_>> {
         let mut state = self.state();
         if state.crashed {
             return Err(io::Error::other("crashed"));
         }
         state.operations += 1;
-        let gate = match state.fault {
-            Some((at, Fault::Crash)) if at == state.operations => {
-                state.crashed = true;
-                Gate::Fail(io::Error::other("crashed"))
-            }
-            Some((at, Fault::Error(error))) if at == state.operations => Gate::Fail(error.into()),
-            _ => Gate::Go,
+        let Some((at, fault)) = state.fault.filter(|(at, _)| *at == state.operations) else {
+            return Ok(Gate { state, error: None, done: true });
         };
-        Ok((state, gate))
+        state.struck = true;
+        let (error, done) = match fault {
+            Fault::Crash => {
+                state.crashed = true;
+                (io::Error::other("crashed"), false)
+            }
+            Fault::Error(error) => (error.into(), false),
+            Fault::Late(error) => (error.into(), true),
+            Fault::Last(error) => {
+                state.fault = Some((at + 1, Fault::Crash));
+                (error.into(), false)
+            }
+        };
+        Ok(Gate { state, error: Some(error), done })
     }
 
-    /// For operations that are not done at all when they fail.
-    fn whole_step(&self) -> io::Result<MutexGuard<'_, State>> {
-        match self.step()? {
-            (state, Gate::Go) => Ok(state),
-            (_, Gate::Fail(error)) => Err(error),
-        }
+    /// For operations that are done or not, but never in part.
+    fn whole_step<T>(&self, work: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
+        let mut gate = self.step()?;
+        let done = if gate.done { Some(work(&mut gate.state)) } else { None };
+        gate.answer()?;
+        done.unwrap_or_else(|| Err(io::ErrorKind::Other.into()))
     }
 }
 
 impl Disk for SimulatedDisk {
     fn make_directory(&self, path: &Path) -> io::Result<()> {
-        self.whole_step()?.directories.insert(path.to_owned());
-        Ok(())
+        self.whole_step(|state| {
+            state.directories.insert(path.to_owned());
+            Ok(())
+        })
     }
 
     fn lock(&self, _path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
@@ -259,56 +282,59 @@ impl Disk for SimulatedDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let mut state = self.whole_step()?;
-        if !path.parent().is_some_and(|parent| state.directories.contains(parent)) {
-            return Err(Errno::NOENT.into());
-        }
-        if state.names.contains_key(path) {
-            return Err(Errno::EXIST.into());
-        }
-        let node = state.nodes.len();
-        state.nodes.push(Node::default());
-        state.names.insert(path.to_owned(), node);
+        let node = self.whole_step(|state| {
+            if !path.parent().is_some_and(|parent| state.directories.contains(parent)) {
+                return Err(Errno::NOENT.into());
+            }
+            if state.names.contains_key(path) {
+                return Err(Errno::EXIST.into());
+            }
+            let node = state.nodes.len();
+            state.nodes.push(Node::default());
+            state.names.insert(path.to_owned(), node);
+            Ok(node)
+        })?;
         Ok(Box::new(SimulatedFile { disk: self.clone(), node }))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let node = *self.whole_step()?.names.get(path).ok_or(Errno::NOENT)?;
+        let node = self.whole_step(|state| Ok(*state.names.get(path).ok_or(Errno::NOENT)?))?;
         Ok(Box::new(SimulatedFile { disk: self.clone(), node }))
     }
 
     /// A file from outside comes in with all of its content unsynced.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut state = self.whole_step()?;
-        if state.names.contains_key(to) {
-            return Err(Errno::EXIST.into());
-        }
-        let known = state.names.get(from).copied();
-        let node = match known {
-            Some(node) => node,
-            None => {
-                let mut node = Node::default();
-                node.change(Change::Write(0, std::fs::read(from)?));
-                state.nodes.push(node);
-                state.nodes.len() - 1
+        self.whole_step(|state| {
+            if state.names.contains_key(to) {
+                return Err(Errno::EXIST.into());
             }
-        };
-        state.names.insert(to.to_owned(), node);
-        Ok(())
+            let known = state.names.get(from).copied();
+            let node = match known {
+                Some(node) => node,
+                None => {
+                    let mut node = Node::default();
+                    node.change(Change::Write(0, std::fs::read(from)?));
+                    state.nodes.push(node);
+                    state.nodes.len() - 1
+                }
+            };
+            state.names.insert(to.to_owned(), node);
+            Ok(())
+        })
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.whole_step()?.names.remove(path).map(drop).ok_or(Errno::NOENT.into())
+        self.whole_step(|state| state.names.remove(path).map(drop).ok_or(Errno::NOENT.into()))
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.whole_step()?;
         let inside = |name: &Path| name.parent() == Some(path);
-        state.durable_names.retain(|name, _| !inside(name));
-        let synced: Vec<_> =
-            state.names.iter().filter(|(name, _)| inside(name)).map(|(n, i)| (n.clone(), *i)).collect();
-        state.durable_names.extend(synced);
-        Ok(())
+        self.whole_step(|state| {
+            state.durable_names.retain(|name, _| !inside(name));
+            let names = state.names.iter().filter(|(name, _)| inside(name));
+            state.durable_names.extend(names.map(|(name, node)| (name.clone(), *node)));
+            Ok(())
+        })
     }
 
     fn free_octets(&self, _path: &Path) -> io::Result<u64> {
@@ -332,25 +358,21 @@ struct SimulatedFile {
 impl DiskFile for SimulatedFile {
     fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
         let mut octets = parts.iter().flat_map(|part| part.iter().copied()).collect::<Vec<u8>>();
-        let (mut state, gate) = self.disk.step()?;
-        if let Gate::Fail(_) = gate
-            && !state.crashed
-        {
+        let mut gate = self.disk.step()?;
+        if !gate.done && !gate.state.crashed {
             octets.truncate(octets.len() / 2);
         }
-        state.nodes[self.node].change(Change::Write(usize::try_from(offset).unwrap(), octets));
-        match gate {
-            Gate::Go => Ok(()),
-            Gate::Fail(error) => Err(error),
-        }
+        gate.state.nodes[self.node].change(Change::Write(usize::try_from(offset).unwrap(), octets));
+        gate.answer()
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let state = self.disk.whole_step()?;
         let offset = usize::try_from(offset).unwrap();
-        let content = state.nodes[self.node].cached.get(offset..offset + buffer.len());
-        buffer.copy_from_slice(content.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
+        self.disk.whole_step(|state| {
+            let content = state.nodes[self.node].cached.get(offset..offset + buffer.len());
+            buffer.copy_from_slice(content.ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        })
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -358,24 +380,20 @@ impl DiskFile for SimulatedFile {
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {
-        self.disk.whole_step()?.nodes[self.node].change(Change::Truncate(usize::try_from(len).unwrap()));
-        Ok(())
+        self.disk.whole_step(|state| {
+            state.nodes[self.node].change(Change::Truncate(usize::try_from(len).unwrap()));
+            Ok(())
+        })
     }
 
     fn sync(&self) -> io::Result<()> {
-        let (mut state, gate) = self.disk.step()?;
-        match gate {
-            Gate::Go => {
-                state.nodes[self.node].sync();
-                Ok(())
-            }
-            Gate::Fail(error) => {
-                if !state.crashed {
-                    state.nodes[self.node].pending.clear();
-                }
-                Err(error)
-            }
+        let mut gate = self.disk.step()?;
+        if gate.done {
+            gate.state.nodes[self.node].sync();
+        } else if !gate.state.crashed {
+            gate.state.nodes[self.node].pending.clear();
         }
+        gate.answer()
     }
 
     fn settle(&self) -> io::Result<()> {

@@ -41,7 +41,10 @@ fn open_with(disk: Arc<dyn Disk>, settings: Settings) -> Result<(Arc<SegmentSpoo
 }
 
 fn run<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    thread_local! {
+        static RUNTIME: tokio::runtime::Runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    }
+    RUNTIME.with(|runtime| runtime.block_on(future))
 }
 
 /// What a message is, as a test compares it: meta, state, header, whether there is a body, body.

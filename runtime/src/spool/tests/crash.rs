@@ -35,7 +35,9 @@ fn workload() -> Vec<Step> {
         commit(&[(4, 0, 900), (5, 0, 50)], &[(3, "x")], &[2]),
     ];
     for id in 10..40 {
-        steps.push(commit(&[(id, 0, if id % 3 == 0 { 1000 } else { 590 })], &[(4, "again")], &[]));
+        // Two in a batch, larger than what a disk writes whole.
+        let octets = if id % 3 == 0 { 700 } else { 590 };
+        steps.push(commit(&[(id, 0, octets), (1000 + id % 2, id, 550)], &[(4, "again")], &[]));
         if id > 12 {
             steps.push(if id % 2 == 0 { Step::Forget(id - 2) } else { commit(&[(100, id, 30)], &[], &[id - 2]) });
         }
@@ -131,19 +133,25 @@ fn reopened(disk: &SimulatedDisk) -> Model {
 #[test]
 fn a_crash_at_every_operation() {
     let directory = tempfile::tempdir().unwrap();
-    for operation in 1.. {
-        let disk = SimulatedDisk::new();
-        disk.fail_at(operation, Fault::Crash);
-        let outcome = work(&disk, directory.path(), true);
-        for how in [Restart::Kill, Restart::PowerCut, Restart::Torn(operation), Restart::Torn(operation + 1_000_000)] {
-            let after = disk.restart(how);
-            let found = reopened(&after);
-            outcome.check(&found, &format!("operation {operation}, {how:?}"));
-            assert_eq!(reopened(&after.restart(Restart::PowerCut)), found, "operation {operation}, {how:?}, once more");
-        }
-        if !disk.has_failed() {
-            assert!(operation > 200, "the workload is too small: {operation} operations");
-            return;
+    // The second: the kernel shows what a failed sync has lost, and the process does not live to cut it off.
+    for fault in [Fault::Crash, Fault::Last(Errno::IO)] {
+        for operation in 1.. {
+            let disk = SimulatedDisk::new();
+            disk.fail_at(operation, fault);
+            let outcome = work(&disk, directory.path(), true);
+            for how in
+                [Restart::Kill, Restart::PowerCut, Restart::Torn(operation), Restart::Torn(operation + 1_000_000)]
+            {
+                let context = format!("{fault:?} at {operation}, {how:?}");
+                let after = disk.restart(how);
+                let found = reopened(&after);
+                outcome.check(&found, &context);
+                assert_eq!(reopened(&after.restart(Restart::PowerCut)), found, "{context}, once more");
+            }
+            if !disk.has_failed() {
+                assert!(operation > 200, "the workload is too small: {operation} operations");
+                break;
+            }
         }
     }
 }
@@ -151,13 +159,19 @@ fn a_crash_at_every_operation() {
 #[test]
 fn an_error_at_every_operation() {
     let directory = tempfile::tempdir().unwrap();
-    for error in [Errno::IO, Errno::NOSPC, Errno::MFILE] {
+    for fault in [
+        Fault::Error(Errno::IO),
+        Fault::Error(Errno::NOSPC),
+        Fault::Error(Errno::MFILE),
+        Fault::Late(Errno::IO),
+        Fault::Late(Errno::NOSPC),
+    ] {
         for operation in 1.. {
             let disk = SimulatedDisk::new();
-            disk.fail_at(operation, Fault::Error(error));
+            disk.fail_at(operation, fault);
             let outcome = work(&disk, directory.path(), false);
             for how in [Restart::Kill, Restart::PowerCut] {
-                outcome.check(&reopened(&disk.restart(how)), &format!("{error:?} at {operation}, {how:?}"));
+                outcome.check(&reopened(&disk.restart(how)), &format!("{fault:?} at {operation}, {how:?}"));
             }
             if !disk.has_failed() {
                 break;
