@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use postern::cli::{self, Cli, Command, Localserve};
 use postern::config::{self, Loaded, Settings};
+use postern::host::{self, Compiler};
 use postern::log::{EventLog, JsonLines, Sink, pump};
 use postern::metrics::Metrics;
 use postern::server::story::Story;
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Serve => serve(&cli.config),
         Command::Localserve(arguments) => localserve(arguments),
-        Command::CompilePlugin => return postern::host::compile_child_main(),
+        Command::CompilePlugin => return host::compile_child_main(),
         Command::Tool(tool) => return run_tool(tool, &cli),
     };
     match result {
@@ -80,7 +81,7 @@ fn run(
     let writer = std::thread::Builder::new().name("event-log".to_owned()).spawn(move || pump(&events, &mut sinks))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
-        let server = Server::start(&settings, config.clone(), log, metrics).await?;
+        let server = Server::start(&settings, config.clone(), log, metrics, compiler()).await?;
         started(&server, &settings);
         until_stopped(&server, config).await?;
         server.stop().await;
@@ -90,6 +91,15 @@ fn run(
     // Ends when the last handle of the log is gone, so that the last events are written.
     let _ = writer.join();
     result
+}
+
+/// Plugins are compiled by a child of this same program, so that one made to hurt a compiler hurts nobody.
+fn compiler() -> Compiler {
+    match std::env::current_exe() {
+        Ok(program) => Compiler::Child { program },
+        // Without /proc there is no knowing who we are.
+        Err(_) => Compiler::InProcess,
+    }
 }
 
 /// SIGHUP loads the config anew; SIGTERM and SIGINT end it.

@@ -34,7 +34,7 @@ use crate::cli;
 use crate::config::{self, Settings};
 use crate::delivery::{Delivery, TlsSetupError};
 use crate::dns::{NoServers, Resolver};
-use crate::host::{self, Counters, Host, HostError};
+use crate::host::{self, Compiler, Counters, Host, HostError};
 use crate::log::{EventLog, Record};
 use crate::metrics::Metrics;
 use crate::pipeline::{Chains, Clerk, Direction, Event, Stage};
@@ -89,12 +89,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// Returns when mail can be taken. The spool's directory must be there.
+    /// Returns when mail can be taken. The spool's directory must be there. `compiler`: where plugins are compiled.
     pub async fn start(
         settings: &Settings,
         config: Option<PathBuf>,
         log: EventLog,
         metrics: Arc<Metrics>,
+        compiler: Compiler,
     ) -> Result<Self, ServerError> {
         log.emit(
             Record::new("start").text("version", env!("CARGO_PKG_VERSION")).text("host", &settings.server.host_name),
@@ -103,7 +104,7 @@ impl Server {
         let clerk = Clerk { log: log.clone(), metrics: metrics.clone() };
         let resolver = Resolver::new(setup::dns(settings), metrics.clone())?;
         let delivery = Arc::new(Delivery::new(setup::delivery(settings), resolver.clone(), metrics.clone())?);
-        let host = Arc::new(Host::new(setup::host(settings), services(&clerk, resolver))?);
+        let host = Arc::new(Host::new(setup::host(settings, compiler), services(&clerk, resolver))?);
         let chains = plugins::load(&host, settings).await?;
         let incoming = spool.incoming_directory().to_owned();
         let room = spool.clone();

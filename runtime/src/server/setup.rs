@@ -154,12 +154,7 @@ fn smart_host(host: &settings::SmartHost) -> delivery::SmartHost {
 }
 
 /// Compiled code is kept beside the spool: private to us, and gone when it is gone.
-pub fn host(settings: &Settings) -> host::Settings {
-    let compiler = match std::env::current_exe() {
-        Ok(program) => host::Compiler::Child { program },
-        // Without /proc there is no knowing who we are; then a compile bomb can hurt us.
-        Err(_) => host::Compiler::InProcess,
-    };
+pub fn host(settings: &Settings, compiler: host::Compiler) -> host::Settings {
     host::Settings { compiler, cache: Some(settings.spool.directory.join("code")), ..host::Settings::default() }
 }
 
