@@ -1,0 +1,3 @@
+//! All tests in one binary: linking costs more than running.
+
+mod dialogs;
