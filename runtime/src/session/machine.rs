@@ -326,6 +326,10 @@ impl Machine {
             Line::Complete(line) => line,
             Line::TooLong => return self.complain(Reply::command_too_long()),
             Line::BareLineEnd => return self.complain(Reply::bare_line_end_in_command()),
+            Line::TlsHello => {
+                self.say(&Reply::not_smtp());
+                return Next::Close;
+            }
             Line::Endless | Line::Incomplete => {
                 self.say(&Reply::too_many_errors());
                 return Next::Close;
