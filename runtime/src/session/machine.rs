@@ -373,10 +373,12 @@ impl Machine {
                 | Command::StartTls
                 | Command::Auth { .. }
                 | Command::XClient(_)
+                | Command::Quit
         );
-        let plain_session = self.greeted.as_ref().is_some_and(|helo| !helo.extended);
-        let may_group = matches!(command, Command::Quit | Command::Bdat { .. });
-        if more && (ends_group || (plain_session && !may_group)) {
+        // R69: before EHLO was answered nobody knows that PIPELINING is offered.
+        let plain_session = self.greeted.as_ref().is_none_or(|helo| !helo.extended);
+        let has_octets = matches!(command, Command::Bdat { .. });
+        if more && (ends_group || (plain_session && !has_octets)) {
             return Err(OutOfOrder::EarlyTalker);
         }
         let secured = self.peer.tls.is_some();
