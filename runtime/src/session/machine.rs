@@ -344,7 +344,10 @@ impl Machine {
                         self.say(&Reply::early_talker());
                         Next::Close
                     }
-                    Err(OutOfOrder::BeforeTls) => self.complain(Reply::tls_required()),
+                    Err(OutOfOrder::BeforeTls) => match command {
+                        Command::Bdat { size, last } => self.skip_chunk(size, last, Reply::tls_required()),
+                        _ => self.complain(Reply::tls_required()),
+                    },
                 }
             }
             Err(error @ CommandError::NotSmtp) => {

@@ -86,6 +86,15 @@ impl Machine {
                 None
             }
         };
+        self.begin_chunk(size, last, refused)
+    }
+
+    /// The octets of a refused chunk are no commands.
+    pub(super) fn skip_chunk(&mut self, size: u64, last: bool, reply: Reply) -> Next {
+        self.begin_chunk(size, last, Some(reply))
+    }
+
+    fn begin_chunk(&mut self, size: u64, last: bool, refused: Option<Reply>) -> Next {
         // What nobody will read to its end is not begun.
         if size > self.settings.max_message_size.saturating_mul(2) {
             self.say(&Reply::message_too_big());
