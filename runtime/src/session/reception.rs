@@ -10,7 +10,7 @@ use crate::mail::{Body, BodyWriter, Header, Message};
 use crate::smtp::data::{ChunkReader, DataReader, Faults, LineEnds, Progress};
 
 /// How far past the size limit a message is read on, so that the client hears 552 at the end, not a broken connection.
-const MAX_SURPLUS: u64 = 64 * 1024 * 1024;
+pub(super) const MAX_SURPLUS: u64 = 64 * 1024 * 1024;
 
 /// Why a message that was read to its end can't be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use crate::pipeline::{RecordedSession, Role, Stage, Verdict};
 use crate::session::answer::{Ruling, to_commit_error, to_unacceptable};
 use crate::session::connection::{Accepted, CommitError};
 use crate::session::received::{date, received, trace_field};
-use crate::session::reception::{Reception, Unacceptable};
+use crate::session::reception::{MAX_SURPLUS, Reception, Unacceptable};
 use crate::smtp::Reply;
 use crate::smtp::data::Progress;
 
@@ -96,7 +96,7 @@ impl Machine {
 
     fn begin_chunk(&mut self, size: u64, last: bool, refused: Option<Reply>) -> Next {
         // What nobody will read to its end is not begun.
-        if size > self.settings.max_message_size.saturating_mul(2) {
+        if size > self.settings.max_message_size.saturating_add(MAX_SURPLUS) {
             self.say(&Reply::message_too_big());
             return Next::Close;
         }
