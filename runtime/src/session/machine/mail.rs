@@ -34,7 +34,7 @@ impl Machine {
         if self.listener.role == Role::Submission && self.user.is_none() && !facts.trusted {
             return self.complain(Reply::authentication_required());
         }
-        if path.mailbox().is_some_and(|mailbox| !mailbox.is_ascii()) && !parameters.smtputf8 {
+        if parameters.non_ascii && !parameters.smtputf8 {
             return self.complain(Reply::non_ascii_without_smtputf8());
         }
         if let (Some(user), Some(sender)) = (&self.user, path.mailbox())
@@ -95,10 +95,7 @@ impl Machine {
         if transaction.chunking {
             return self.complain(Reply::bad_sequence("RCPT not allowed after BDAT"));
         }
-        if let ForwardPath::Mailbox(mailbox) = &path
-            && !mailbox.is_ascii()
-            && !transaction.mail.envelope.smtputf8
-        {
+        if parameters.non_ascii && !transaction.mail.envelope.smtputf8 {
             return self.complain(Reply::non_ascii_without_smtputf8());
         }
         // R46: those taken stay taken.
