@@ -17,6 +17,8 @@ pub struct Transaction {
     pub direction: Direction,
     /// Fixed at MAIL for outbound mail, by the first recipient taken for inbound mail.
     pub tenant: Option<Arc<Tenant>>,
+    /// Recipients that came after the limit was reached.
+    pub overshoot: usize,
     /// Recipients that were answered 250 and dropped.
     pub dropped: usize,
     /// Recipients whose copy is kept back, and why.
@@ -46,6 +48,7 @@ impl Transaction {
             standing: TransactionStanding::default(),
             direction,
             tenant,
+            overshoot: 0,
             dropped: 0,
             kept_back: Vec::new(),
             postmaster: 0,

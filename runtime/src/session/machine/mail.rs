@@ -11,6 +11,10 @@ use crate::smtp::command::{MailParameters, RcptParameters};
 use crate::smtp::{ForwardPath, Host, Mailbox, Reply, ReversePath};
 use crate::tenancy::Tenant;
 
+/// Recipients beyond the limit that are no error yet: a client that pipelines its RCPTs must be able to go on with those
+/// that were taken (RFC 5321 §4.5.3.1.10).
+const MAX_OVERSHOOT: usize = 1000;
+
 /// For whom a recipient is, as far as relaying goes.
 enum Relay {
     /// A domain of this tenant, which has a destination (R6, R56).
@@ -89,7 +93,7 @@ impl Machine {
     }
 
     pub(super) fn check_rcpt(&mut self, path: ForwardPath, parameters: RcptParameters) -> Next {
-        let Some(transaction) = &self.transaction else {
+        let Some(transaction) = &mut self.transaction else {
             return self.complain(Reply::bad_sequence("Say MAIL first"));
         };
         if transaction.chunking {
@@ -100,7 +104,12 @@ impl Machine {
         }
         // R46: those taken stay taken.
         if transaction.taken() >= transaction.max_recipients() {
-            return self.complain(Reply::too_many_recipients());
+            transaction.overshoot += 1;
+            if transaction.overshoot > MAX_OVERSHOOT {
+                return self.complain(Reply::too_many_recipients());
+            }
+            self.say(&Reply::too_many_recipients());
+            return Next::GoOn;
         }
         match self.relay(&path) {
             Relay::Denied => self.complain(Reply::relay_denied()),
