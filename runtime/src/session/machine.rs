@@ -136,6 +136,8 @@ enum State {
 enum Pending {
     Connect,
     Helo,
+    /// The HELO of XCLIENT: it is judged, and the answer is the banner.
+    HeloOfXClient,
     Mail,
     Rcpt(Recipient, Option<Box<Fallback>>),
     Flush(Box<State>),
@@ -294,6 +296,10 @@ impl Machine {
             (Pending::Helo, Answer::Heard(hearing, verdict)) => {
                 self.take_back(*hearing);
                 self.proceed_helo(verdict)
+            }
+            (Pending::HeloOfXClient, Answer::Heard(hearing, verdict)) => {
+                self.take_back(*hearing);
+                self.proceed_banner(verdict)
             }
             (Pending::Mail, Answer::Heard(hearing, verdict)) => {
                 self.take_back(*hearing);
