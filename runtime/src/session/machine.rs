@@ -139,7 +139,7 @@ enum Pending {
     /// The HELO of XCLIENT: it is judged, and the answer is the banner.
     HeloOfXClient,
     Mail,
-    Rcpt(Recipient, Option<Box<Fallback>>),
+    Rcpt(Recipient, Box<Fallback>),
     Flush(Box<State>),
     Finish,
     Data,
@@ -149,11 +149,11 @@ enum Pending {
     Wait,
 }
 
-/// How the transaction was before a recipient whose tenant is not fixed yet.
+/// How the transaction was before a recipient, in case it is refused.
 struct Fallback {
-    standing: TransactionStanding,
     mail: crate::mail::Mail,
-    tenant: Option<Arc<crate::tenancy::Tenant>>,
+    /// What the tenant's chain has heard and said, when the recipient would have fixed the tenant.
+    standing: Option<TransactionStanding>,
 }
 
 /// A command that must not come now, whatever it says.

@@ -171,7 +171,7 @@ impl Machine {
         let (ForwardPath::Mailbox(mailbox), Some(transaction)) = (path, &mut self.transaction) else {
             return Next::Close;
         };
-        let mut fallback = None;
+        let mut fallback = Box::new(Fallback { mail: transaction.mail.clone(), standing: None });
         if let Some(tenant) = tenant {
             match &transaction.tenant {
                 Some(fixed) if fixed.name != tenant.name => {
@@ -180,11 +180,7 @@ impl Machine {
                 }
                 Some(_) => {}
                 None => {
-                    fallback = Some(Box::new(Fallback {
-                        standing: transaction.standing.clone(),
-                        mail: transaction.mail.clone(),
-                        tenant: None,
-                    }));
+                    fallback.standing = Some(transaction.standing.clone());
                     transaction.mail.tenant = Some(tenant.name.clone());
                     transaction.tenant = Some(tenant);
                 }
@@ -198,7 +194,7 @@ impl Machine {
     pub(super) fn proceed_rcpt(
         &mut self,
         recipient: Recipient,
-        fallback: Option<Box<Fallback>>,
+        fallback: Box<Fallback>,
         verdict: Verdict,
     ) -> Next {
         let record = self.record("rcpt").text("recipient", &recipient.mailbox).text("verdict", verdict.name());
@@ -212,11 +208,12 @@ impl Machine {
                 transaction.take(recipient);
             }
             Ruling::Refuse(reply) => {
-                // This recipient has not fixed the tenant after all: what its chain said and did is undone.
-                if let Some(fallback) = fallback {
-                    transaction.standing = fallback.standing;
-                    transaction.mail = fallback.mail;
-                    transaction.tenant = fallback.tenant;
+                // What plugins changed for a recipient that is refused is undone, or one that they added would get the mail.
+                transaction.mail = fallback.mail;
+                // It has not fixed the tenant after all: what its chain said counts no more.
+                if let Some(standing) = fallback.standing {
+                    transaction.standing = standing;
+                    transaction.tenant = None;
                 }
                 return self.complain(reply);
             }
