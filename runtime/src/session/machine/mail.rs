@@ -191,12 +191,7 @@ impl Machine {
         Next::Ask(question, Pending::Rcpt(recipient, fallback))
     }
 
-    pub(super) fn proceed_rcpt(
-        &mut self,
-        recipient: Recipient,
-        fallback: Box<Fallback>,
-        verdict: Verdict,
-    ) -> Next {
+    pub(super) fn proceed_rcpt(&mut self, recipient: Recipient, fallback: Box<Fallback>, verdict: Verdict) -> Next {
         let record = self.record("rcpt").text("recipient", &recipient.mailbox).text("verdict", verdict.name());
         self.gateway.clerk.log.emit(record);
         let Some(transaction) = &mut self.transaction else { return Next::Close };
