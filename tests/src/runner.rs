@@ -105,7 +105,17 @@ impl Stage {
         let (ours, theirs) = connect(way).await.map_err(|error| error.to_string())?;
         let peer = peer(dialog.setup.client_address());
         let unavailable = dialog.setup.unavailable.clone();
-        let start = move || tokio::spawn(serve(theirs, context, peer, unavailable));
+        let start = move || {
+            tokio::spawn(async move {
+                match theirs {
+                    Far::Memory(stream) => serve(stream, context, peer, unavailable).await,
+                    Far::Tcp(listener) => {
+                        let (stream, _) = listener.accept().await.expect("a connection that is there already");
+                        serve(stream, context, peer, unavailable).await;
+                    }
+                }
+            })
+        };
         // A server that does not answer makes a test fail, not hang: the paused clock jumps there at once.
         let patience = if way == Way::Tcp { Duration::from_secs(20) } else { Duration::from_secs(48 * 3600) };
         Ok(Self {
@@ -255,16 +265,21 @@ fn differs(expected: &str, got: impl std::fmt::Display) -> String {
     format!("expected {expected:?}, got \"{got}\"")
 }
 
-async fn connect(way: Way) -> std::io::Result<(Box<dyn Stream>, Box<dyn Stream>)> {
+/// The server's end comes into being when the server starts, as on a real listener.
+enum Far {
+    Memory(tokio::io::DuplexStream),
+    Tcp(TcpListener),
+}
+
+async fn connect(way: Way) -> std::io::Result<(Box<dyn Stream>, Far)> {
     if way != Way::Tcp {
         let (ours, theirs) = tokio::io::duplex(PIPE);
-        return Ok((Box::new(ours), Box::new(theirs)));
+        return Ok((Box::new(ours), Far::Memory(theirs)));
     }
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
-    let (ours, theirs) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
-    let (ours, (theirs, _)) = (ours?, theirs?);
+    let ours = TcpStream::connect(listener.local_addr()?).await?;
     ours.set_nodelay(true)?;
-    Ok((Box::new(ours), Box::new(theirs)))
+    Ok((Box::new(ours), Far::Tcp(listener)))
 }
 
 fn peer(client: SocketAddr) -> Peer {

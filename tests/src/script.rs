@@ -122,8 +122,14 @@ impl Dialog {
         }
         let count = |text: &str| text.parse::<usize>().map_err(|_| format!("{text} is not a number"));
         let step = match (word, rest) {
-            ("only", "whole") => return Ok(self.only_whole = true),
-            ("only", "memory") => return Ok(self.only_memory = true),
+            ("only", "whole") => {
+                self.only_whole = true;
+                return Ok(());
+            }
+            ("only", "memory") => {
+                self.only_memory = true;
+                return Ok(());
+            }
             ("tls", "") => Step::Tls,
             ("close", "") => Step::Close,
             ("hangup", "") => Step::Hangup,
