@@ -23,8 +23,6 @@ use crate::smtp::Reply;
 /// Space for one read. Small while a session waits for commands: thousands of sessions may.
 const COMMAND_READ: usize = 1024;
 const DATA_READ: usize = 32 * 1024;
-/// How often the scheduler goes round before the banner, for the socket to become readable (R69).
-const LOOKS: usize = 3;
 /// Passwords that are compared at one time: argon2 takes some 20 MiB for each.
 const VERIFICATIONS: usize = 4;
 
@@ -210,14 +208,7 @@ async fn peek(stream: &mut Box<dyn Stream>, buffer: &mut BytesMut) -> io::Result
     tokio::select! {
         biased;
         read = stream.read_buf(buffer) => read.map(|_| ()),
-        // A socket is readable for tokio only after its driver has looked once; the first try registers it.
-        () = look_again() => Ok(()),
-    }
-}
-
-async fn look_again() {
-    for _ in 0..LOOKS {
-        tokio::task::yield_now().await;
+        () = std::future::ready(()) => Ok(()),
     }
 }
 
