@@ -79,7 +79,8 @@ pub struct Hearing {
     pub session: SessionStanding,
     pub transaction: TransactionStanding,
     pub facts: Arc<SessionFacts>,
-    pub mail: Option<Mail>,
+    /// Shared with whoever may have to undo what plugins change: it is copied only when they do.
+    pub mail: Option<Arc<Mail>>,
     pub direction: Direction,
     pub tenant: Option<Arc<str>>,
     pub reseller: Option<Arc<str>>,
@@ -220,16 +221,14 @@ impl Hearing {
         let key = (scope.clone(), entry.name.clone());
         // What a plugin noted in the session is read in the transaction; a reading of its own is made when it writes.
         let notes = self.transaction.memory.get(&key).or_else(|| self.session.memory.get(&key)).cloned();
-        let mail = self.mail.take().map(Arc::new);
         let call = Call {
             stage,
             session: self.facts.clone(),
-            mail: mail.clone(),
+            mail: self.mail.clone(),
             recipient: recipient.cloned(),
             notes: notes.unwrap_or_default(),
         };
         let Judged { result, usage } = entry.filter.judge(call).await;
-        self.mail = mail.map(Arc::unwrap_or_clone);
         let (verdict, failure) = match result {
             Ok(answer) => (self.take_answer(clerk, key, answer, stage, layer), None),
             Err(failure) => (on_failure(entry.on_failure, stage, &failure), Some(failure)),
@@ -264,7 +263,8 @@ impl Hearing {
         stage: Stage,
         layer: &mut Layer,
     ) -> Verdict {
-        if let Some(mail) = self.mail.as_mut() {
+        if let Some(mail) = self.mail.as_mut().filter(|_| !answer.edits.is_empty()) {
+            let mail = Arc::make_mut(mail);
             answer.edits.into_iter().for_each(|edit| edit.apply(mail));
         }
         for exemption in answer.exemptions {
@@ -439,7 +439,7 @@ mod tests {
             session: SessionStanding::default(),
             transaction: TransactionStanding::default(),
             facts: Arc::new(facts),
-            mail: Some(mail),
+            mail: Some(Arc::new(mail)),
             direction: Direction::Inbound,
             tenant: Some("t".into()),
             reseller: None,

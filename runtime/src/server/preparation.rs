@@ -35,13 +35,13 @@ impl Prepare for Preparation {
                 session: SessionStanding::default(),
                 transaction: TransactionStanding::default(),
                 facts: Arc::new(facts),
-                mail: Some(mail.clone()),
+                mail: Some(Arc::new(mail.clone())),
                 direction,
                 tenant: accepted.tenant.clone(),
                 reseller,
             };
             let verdict = hearing.deliver(&self.gateway.clerk).await;
-            Prepared { verdict, mail: hearing.mail.unwrap_or(mail), judged: true }
+            Prepared { verdict, mail: hearing.mail.map_or(mail, Arc::unwrap_or_clone), judged: true }
         })
     }
 

@@ -5,6 +5,7 @@
 //! pipelined commands are answered together (RFC 2920). Every verb takes three steps: *check* sequence and syntax, let
 //! the chains *judge*, *proceed*.
 
+mod command;
 mod greeting;
 mod login;
 mod mail;
@@ -19,25 +20,22 @@ use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use tokio::sync::OnceCell;
 
-use super::answer::to_command_error;
 use super::authentication::{Credentials, Exchange};
 use super::connection::{Accepted, CommitError};
 use super::reception::{Reception, Unacceptable};
-use super::settings::{Listener, Settings, Snapshot, TlsMode};
+use super::settings::{Listener, Settings, Snapshot};
 use super::transaction::Transaction;
 use crate::log::Record;
-use crate::mail::{Message, Recipient};
+use crate::mail::{Mail, Message, Recipient};
 use crate::pipeline::{
     Clerk, ClientName, Direction, Hearing, Helo, SessionFacts, SessionId, SessionStanding, Stage, TlsFacts,
     TransactionStanding, Verdict,
 };
+use crate::smtp::Reply;
 use crate::smtp::data::LineEnds;
 use crate::smtp::line::{Line, LineReader, MAX_AUTH, MAX_COMMAND};
-use crate::smtp::{Command, CommandError, Reply};
 use crate::tenancy::User;
 
-/// R73: every so many junk commands the answer waits.
-const JUNK_STEP: u32 = 10;
 /// How long an answer waits that is meant to slow a session down.
 const SLOW_DOWN: Duration = Duration::from_secs(1);
 
@@ -136,8 +134,10 @@ enum State {
 enum Pending {
     Connect,
     Helo,
+    /// The HELO of XCLIENT: it is judged, and the answer is the banner.
+    HeloOfXClient,
     Mail,
-    Rcpt(Recipient, Option<Box<Fallback>>),
+    Rcpt(Recipient, Box<Fallback>),
     Flush(Box<State>),
     Finish,
     Data,
@@ -147,17 +147,11 @@ enum Pending {
     Wait,
 }
 
-/// How the transaction was before a recipient whose tenant is not fixed yet.
+/// How the transaction was before a recipient, in case it is refused.
 struct Fallback {
-    standing: TransactionStanding,
-    mail: crate::mail::Mail,
-    tenant: Option<Arc<crate::tenancy::Tenant>>,
-}
-
-/// A command that must not come now, whatever it says.
-enum OutOfOrder {
-    EarlyTalker,
-    BeforeTls,
+    mail: Arc<Mail>,
+    /// What the tenant's chain has heard and said, when the recipient would have fixed the tenant.
+    standing: Option<TransactionStanding>,
 }
 
 /// What a handler wants next.
@@ -295,6 +289,10 @@ impl Machine {
                 self.take_back(*hearing);
                 self.proceed_helo(verdict)
             }
+            (Pending::HeloOfXClient, Answer::Heard(hearing, verdict)) => {
+                self.take_back(*hearing);
+                self.proceed_banner(verdict)
+            }
             (Pending::Mail, Answer::Heard(hearing, verdict)) => {
                 self.take_back(*hearing);
                 self.proceed_mail(verdict)
@@ -317,108 +315,6 @@ impl Machine {
             (Pending::VerifyNobody, Answer::Verified(_)) => self.proceed_verify(None),
             (Pending::Wait, Answer::Waited) => Next::GoOn,
             _ => Next::Close,
-        }
-    }
-
-    fn command_line(&mut self, line: Line, buffer: &BytesMut) -> Next {
-        self.verb = "unknown";
-        let line = match line {
-            Line::Complete(line) => line,
-            Line::TooLong => return self.complain(Reply::command_too_long()),
-            Line::BareLineEnd => return self.complain(Reply::bare_line_end_in_command()),
-            Line::Endless | Line::Incomplete => {
-                self.say(&Reply::too_many_errors());
-                return Next::Close;
-            }
-        };
-        match Command::parse(&line) {
-            Ok(command) => {
-                self.verb = verb(&command);
-                match self.check_sequence(&command, !buffer.is_empty()) {
-                    Ok(()) => self.command(command),
-                    Err(OutOfOrder::EarlyTalker) => {
-                        self.say(&Reply::early_talker());
-                        Next::Close
-                    }
-                    Err(OutOfOrder::BeforeTls) => self.complain(Reply::tls_required()),
-                }
-            }
-            Err(error @ CommandError::NotSmtp) => {
-                // A browser or a message where commands should be (SP15): nothing that follows is meant for us.
-                self.say(&to_command_error(&error));
-                Next::Close
-            }
-            Err(error) => {
-                let bdat = line.get(..4).is_some_and(|verb| verb.eq_ignore_ascii_case(b"BDAT"));
-                if bdat {
-                    // How many octets follow is not known: the transaction is dead (SP8).
-                    self.transaction = None;
-                }
-                self.complain(to_command_error(&error))
-            }
-        }
-    }
-
-    /// What may be said when, and what must be the last of a group (RFC 2920 §3.1).
-    fn check_sequence(&self, command: &Command, more: bool) -> Result<(), OutOfOrder> {
-        let ends_group = matches!(
-            command,
-            Command::Helo(_)
-                | Command::Ehlo(_)
-                | Command::Data
-                | Command::StartTls
-                | Command::Auth { .. }
-                | Command::XClient(_)
-        );
-        let plain_session = self.greeted.as_ref().is_some_and(|helo| !helo.extended);
-        let may_group = matches!(command, Command::Quit | Command::Bdat { .. });
-        if more && (ends_group || (plain_session && !may_group)) {
-            return Err(OutOfOrder::EarlyTalker);
-        }
-        let secured = self.peer.tls.is_some();
-        let before_tls = matches!(
-            command,
-            Command::Helo(_)
-                | Command::Ehlo(_)
-                | Command::Noop
-                | Command::Quit
-                | Command::StartTls
-                | Command::XClient(_)
-        );
-        if self.listener.tls == TlsMode::Required && !secured && !before_tls {
-            return Err(OutOfOrder::BeforeTls);
-        }
-        Ok(())
-    }
-
-    fn command(&mut self, command: Command) -> Next {
-        match command {
-            Command::Helo(name) => self.check_helo(name, false),
-            Command::Ehlo(name) => self.check_helo(name, true),
-            Command::Mail(path, parameters) => self.check_mail(path, parameters),
-            Command::Rcpt(path, parameters) => self.check_rcpt(path, parameters),
-            Command::Data => self.check_data(),
-            Command::Bdat { size, last } => self.check_bdat(size, last),
-            Command::Rset => {
-                self.transaction = None;
-                self.junk_command(&Reply::ok())
-            }
-            Command::Noop => self.junk_command(&Reply::ok()),
-            Command::Vrfy => self.junk_command(&Reply::cannot_verify()),
-            Command::Help => self.junk_command(&Reply::new(214, None, "See RFC 5321")),
-            Command::Quit => {
-                self.say(&Reply::closing(&self.settings.host_name));
-                Next::Close
-            }
-            Command::StartTls => self.check_starttls(),
-            Command::Auth { mechanism, initial } => self.check_auth(&mechanism, initial.as_deref()),
-            Command::XClient(attributes) => self.check_xclient(&attributes),
-            Command::NotImplemented("ETRN") => {
-                let next = self.junk_command(&Reply::not_implemented());
-                self.errors += 1;
-                next
-            }
-            Command::NotImplemented(_) => self.complain(Reply::not_implemented()),
         }
     }
 
@@ -445,20 +341,6 @@ impl Machine {
             return Next::Close;
         }
         if self.errors > self.settings.max_errors / 2 {
-            return Next::Ask(Question::Wait(SLOW_DOWN), Pending::Wait);
-        }
-        Next::GoOn
-    }
-
-    /// R73: NOOP, VRFY, ETRN, RSET and the like, which move nothing on.
-    fn junk_command(&mut self, reply: &Reply) -> Next {
-        self.junk += 1;
-        if self.junk > self.settings.max_junk_commands {
-            self.say(&Reply::too_many_junk_commands());
-            return Next::Close;
-        }
-        self.say(reply);
-        if self.junk.is_multiple_of(JUNK_STEP) {
             return Next::Ask(Question::Wait(SLOW_DOWN), Pending::Wait);
         }
         Next::GoOn
@@ -522,26 +404,5 @@ impl Machine {
             transaction.standing = hearing.transaction;
             transaction.mail = mail;
         }
-    }
-}
-
-/// A closed set of names for the log and metrics.
-fn verb(command: &Command) -> &'static str {
-    match command {
-        Command::Helo(_) => "helo",
-        Command::Ehlo(_) => "ehlo",
-        Command::Mail(..) => "mail",
-        Command::Rcpt(..) => "rcpt",
-        Command::Data => "data",
-        Command::Bdat { .. } => "bdat",
-        Command::Rset => "rset",
-        Command::Noop => "noop",
-        Command::Vrfy => "vrfy",
-        Command::Help => "help",
-        Command::Quit => "quit",
-        Command::StartTls => "starttls",
-        Command::Auth { .. } => "auth",
-        Command::XClient(_) => "xclient",
-        Command::NotImplemented(_) => "other",
     }
 }

@@ -45,10 +45,9 @@ fn protocol(facts: &SessionFacts, envelope: &Envelope) -> String {
 
 /// RFC 5322 §3.3, in UTC.
 pub fn date(now: Timestamp) -> String {
-    let printer = DateTimePrinter::new();
-    printer
-        .zoned_to_string(&now.to_zoned(jiff::tz::TimeZone::UTC))
-        .unwrap_or_else(|_| "Thu, 1 Jan 1970 00:00:00 +0000".to_owned())
+    // As a zoned time: a bare timestamp is printed with -0000, which says that the zone is not known (RFC 5322 §3.3).
+    let now = now.to_zoned(jiff::tz::TimeZone::UTC);
+    DateTimePrinter::new().zoned_to_string(&now).unwrap_or_else(|_| "Thu, 1 Jan 1970 00:00:00 +0000".to_owned())
 }
 
 /// A field whose value we wrote ourselves; one that is not legal after all becomes an empty one, never a panic.

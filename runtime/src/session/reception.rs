@@ -10,7 +10,7 @@ use crate::mail::{Body, BodyWriter, Header, Message};
 use crate::smtp::data::{ChunkReader, DataReader, Faults, LineEnds, Progress};
 
 /// How far past the size limit a message is read on, so that the client hears 552 at the end, not a broken connection.
-const MAX_SURPLUS: u64 = 64 * 1024 * 1024;
+pub(super) const MAX_SURPLUS: u64 = 64 * 1024 * 1024;
 
 /// Why a message that was read to its end can't be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,23 +73,21 @@ impl Reception {
     /// Takes what there is of DATA. `Progress::End`: the terminator was read.
     pub fn read_data(&mut self, input: &mut BytesMut) -> Progress {
         let Source::Data(reader) = &mut self.source else { return Progress::End };
-        let unsorted = self.pending.len();
+        let before = self.pending.len();
         let progress = reader.read(input, &mut self.pending);
-        self.size += (self.pending.len() - unsorted) as u64;
-        self.sort(progress == Progress::End);
+        self.sort(before, progress == Progress::End);
         progress
     }
 
     /// Takes a piece of a BDAT chunk; `end`: it is the end of the last one.
     pub fn read_chunk(&mut self, piece: &[u8], end: bool) {
         let Source::Chunks(reader) = &mut self.source else { return };
-        let unsorted = self.pending.len();
+        let before = self.pending.len();
         reader.read(piece, &mut self.pending);
         if end {
             reader.finish(&mut self.pending);
         }
-        self.size += (self.pending.len() - unsorted) as u64;
-        self.sort(end);
+        self.sort(before, end);
     }
 
     /// What is in memory should go to the file now: see [`flush`](Self::flush).
@@ -118,12 +116,17 @@ impl Reception {
         self.size > self.max_size.saturating_add(MAX_SURPLUS)
     }
 
-    /// Header lines go to the header until the empty line, everything else to the body.
-    fn sort(&mut self, end: bool) {
+    /// Header lines go to the header until the empty line, everything else to the body. The first `seen` octets of what
+    /// is pending are an unfinished line that was counted, and searched for its end, before.
+    fn sort(&mut self, seen: usize, end: bool) {
         let pending = std::mem::take(&mut self.pending);
+        self.size += pending.len().saturating_sub(seen) as u64;
         let mut rest = pending.as_slice();
+        let mut searched = seen;
         while self.in_header && !rest.is_empty() {
-            let Some(lf) = rest.iter().position(|&b| b == b'\n') else { break };
+            let unseen = rest.get(searched..).unwrap_or_default();
+            let Some(lf) = unseen.iter().position(|&b| b == b'\n').map(|at| at + searched) else { break };
+            searched = 0;
             let (line, after) = rest.split_at(lf + 1);
             self.header_line(line, &mut rest, after);
         }
@@ -138,7 +141,10 @@ impl Reception {
             rest = &[];
         }
         if self.in_header {
-            self.pending = rest.to_vec();
+            // A line that comes in many pieces is not copied for each of them.
+            let sorted = pending.len() - rest.len();
+            self.pending = pending;
+            self.pending.drain(..sorted);
         } else if self.size <= self.max_size && !self.header_too_big {
             self.body.push(rest);
         }

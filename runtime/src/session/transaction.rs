@@ -12,15 +12,15 @@ use crate::tenancy::Tenant;
 pub struct Transaction {
     /// In force when MAIL was said; holds until the mail's reply.
     pub snapshot: Snapshot,
-    pub mail: Mail,
+    pub mail: Arc<Mail>,
     pub standing: TransactionStanding,
     pub direction: Direction,
     /// Fixed at MAIL for outbound mail, by the first recipient taken for inbound mail.
     pub tenant: Option<Arc<Tenant>>,
+    /// Recipients that came after the limit was reached.
+    pub overshoot: usize,
     /// Recipients that were answered 250 and dropped.
     pub dropped: usize,
-    /// Recipients that were too many.
-    pub overshoot: u32,
     /// Recipients whose copy is kept back, and why.
     pub kept_back: Vec<(Mailbox, String)>,
     /// Recipients that stand for postmaster: no verdict refuses them (R49).
@@ -44,12 +44,12 @@ impl Transaction {
         };
         Self {
             snapshot,
-            mail,
+            mail: Arc::new(mail),
             standing: TransactionStanding::default(),
             direction,
             tenant,
-            dropped: 0,
             overshoot: 0,
+            dropped: 0,
             kept_back: Vec::new(),
             postmaster: 0,
             reception: None,
@@ -82,7 +82,7 @@ impl Transaction {
         if self.mail.envelope.recipients.iter().any(|r| r.mailbox == recipient.mailbox) {
             self.dropped += 1;
         } else {
-            self.mail.envelope.recipients.push(recipient);
+            Arc::make_mut(&mut self.mail).envelope.recipients.push(recipient);
         }
     }
 }

@@ -47,6 +47,8 @@ pub struct MailParameters {
     pub envid: Option<String>,
     /// RFC 4954 §5, xtext as given. Not believed, not passed on.
     pub auth: Option<String>,
+    /// Something in the command needs SMTPUTF8, a domain given as U-labels too (RFC 6531 §3.4).
+    pub non_ascii: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -55,6 +57,8 @@ pub struct RcptParameters {
     pub notify: Option<crate::smtp::dsn::Notify>,
     /// RFC 3461 §4.2, as given.
     pub orcpt: Option<String>,
+    /// Something in the command needs SMTPUTF8.
+    pub non_ascii: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -145,8 +149,8 @@ fn after_keyword<'a>(argument: Option<&'a str>, keyword: &str) -> Option<&'a str
 
 fn mail(argument: Option<&str>) -> Result<Command, CommandError> {
     let path = after_keyword(argument, "FROM:").ok_or(Syntax("MAIL FROM:<address> expected"))?;
+    let mut parameters = MailParameters { non_ascii: !path.is_ascii(), ..MailParameters::default() };
     let (path, rest) = ReversePath::parse(path).map_err(CommandError::ReversePath)?;
-    let mut parameters = MailParameters::default();
     let mut seen = Vec::new();
     for (keyword, value) in esmtp_params(rest)? {
         once(&mut seen, &keyword)?;
@@ -171,8 +175,8 @@ fn mail(argument: Option<&str>) -> Result<Command, CommandError> {
 
 fn rcpt(argument: Option<&str>) -> Result<Command, CommandError> {
     let path = after_keyword(argument, "TO:").ok_or(Syntax("RCPT TO:<address> expected"))?;
+    let mut parameters = RcptParameters { non_ascii: !path.is_ascii(), ..RcptParameters::default() };
     let (path, rest) = ForwardPath::parse(path).map_err(CommandError::ForwardPath)?;
-    let mut parameters = RcptParameters::default();
     let mut seen = Vec::new();
     for (keyword, value) in esmtp_params(rest)? {
         once(&mut seen, &keyword)?;

@@ -8,6 +8,8 @@ pub const MAX_COMMAND: usize = 2048;
 pub const MAX_AUTH: usize = 12_288;
 /// What is read of an endless line before the connection is closed.
 const MAX_DISCARD: usize = 64 * 1024;
+/// RFC 8446 §5.1: the content type of a handshake record.
+const TLS_HANDSHAKE: u8 = 22;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Line {
@@ -21,6 +23,8 @@ pub enum Line {
     TooLong,
     /// It was longer than anybody will read.
     Endless,
+    /// The first octet of a TLS record: no line of a client that speaks SMTP begins so.
+    TlsHello,
 }
 
 #[derive(Debug, Default)]
@@ -34,6 +38,10 @@ pub struct LineReader {
 impl LineReader {
     /// The next line of `input`, which is advanced past it. `lenient` takes a bare LF as a line end.
     pub fn next(&mut self, input: &mut BytesMut, max: usize, lenient: bool) -> Line {
+        // A client that begins TLS where none is awaits our hello: without this it would wait until the timeout.
+        if self.discarded == 0 && self.searched == 0 && input.first() == Some(&TLS_HANDSHAKE) {
+            return Line::TlsHello;
+        }
         let unseen = input.get(self.searched..).unwrap_or_default();
         let Some(lf) = unseen.iter().position(|&b| b == b'\n').map(|at| at + self.searched) else {
             self.searched = input.len();
@@ -113,6 +121,15 @@ mod tests {
         for piece in [1, 7, 4096, 20_000] {
             assert_eq!(lines(&input, piece), [Line::TooLong, Line::Complete(b"NOOP".to_vec())], "pieces of {piece}");
         }
+    }
+
+    #[test]
+    fn a_tls_hello_is_known_by_its_first_octet() {
+        for input in [&b"\x16"[..], b"\x16\x03\x01\x00\x0a\r\n"] {
+            let mut buffer = BytesMut::from(input);
+            assert_eq!(LineReader::default().next(&mut buffer, MAX_COMMAND, false), Line::TlsHello);
+        }
+        assert_eq!(lines(b"NOOP \x16\r\n", 1), [Line::Complete(b"NOOP \x16".to_vec())]);
     }
 
     #[test]

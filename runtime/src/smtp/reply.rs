@@ -98,10 +98,6 @@ impl Reply {
         self.class() < 4
     }
 
-    pub fn is_transient(&self) -> bool {
-        self.class() == 4
-    }
-
     pub fn is_permanent(&self) -> bool {
         self.class() == 5
     }
@@ -114,13 +110,6 @@ impl Reply {
     /// The text on one line, for logs and DSNs.
     pub fn text(&self) -> String {
         self.lines.join(" ")
-    }
-
-    /// The same code and text with another enhanced code.
-    #[must_use]
-    pub fn with_enhanced(mut self, enhanced: Enhanced) -> Self {
-        self.enhanced = Some(enhanced);
-        self
     }
 
     /// Appends the octets for the wire. The enhanced code stands on each line (RFC 2034 §4).
@@ -228,9 +217,6 @@ impl Reply {
     pub fn tls_required() -> Self {
         Self::own(530, 7, 0, "Must issue a STARTTLS command first")
     }
-    pub fn tls_unavailable() -> Self {
-        Self::own(454, 7, 0, "TLS not available due to temporary reason")
-    }
     pub fn authentication_required() -> Self {
         Self::own(530, 7, 0, "Authentication required")
     }
@@ -248,9 +234,6 @@ impl Reply {
     }
     pub fn authentication_line_too_long() -> Self {
         Self::own(500, 5, 6, "Authentication exchange line is too long")
-    }
-    pub fn authentication_unavailable() -> Self {
-        Self::own(454, 7, 0, "Temporary authentication failure")
     }
     pub fn relay_denied() -> Self {
         Self::own(550, 7, 1, "Relay access denied")

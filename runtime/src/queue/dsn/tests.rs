@@ -1,3 +1,5 @@
+//! What a report says, read back with a parser that we did not write.
+
 use mail_parser::{MessageParser, MimeHeaders};
 
 use super::super::meta::{LastWord, RecipientState, State};

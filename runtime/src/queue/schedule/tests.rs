@@ -1,3 +1,5 @@
+//! The schedule alone: order, fairness, destinations that are down.
+
 use jiff::Timestamp;
 use tokio::time::Duration;
 

@@ -25,6 +25,17 @@ impl Machine {
             self.say(&Reply::early_talker());
             return Next::Close;
         }
+        if self.greeted.is_some() {
+            return Next::Ask(Question::Hear(Stage::Helo, None, self.hearing()), Pending::HeloOfXClient);
+        }
+        self.proceed_banner(verdict)
+    }
+
+    pub(super) fn proceed_banner(&mut self, verdict: Verdict) -> Next {
+        if let Verdict::Disconnect(reply) = verdict {
+            self.say(&reply);
+            return Next::Close;
+        }
         self.say(&Reply::new(220, None, format!("{} {}", self.settings.host_name, self.settings.banner)));
         Next::GoOn
     }

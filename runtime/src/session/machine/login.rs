@@ -28,7 +28,7 @@ impl Machine {
         let State::Auth(exchange) = std::mem::replace(&mut self.state, State::Command) else { return Next::Close };
         let line = match line {
             Line::Complete(line) => line,
-            Line::Endless => {
+            Line::Endless | Line::TlsHello => {
                 self.say(&Reply::too_many_errors());
                 return Next::Close;
             }

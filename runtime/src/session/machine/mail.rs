@@ -11,8 +11,9 @@ use crate::smtp::command::{MailParameters, RcptParameters};
 use crate::smtp::{ForwardPath, Host, Mailbox, Reply, ReversePath};
 use crate::tenancy::Tenant;
 
-/// Recipients beyond the limit that a client may send before each is counted as an error.
-const MAX_OVERSHOOT: u32 = 1000;
+/// Recipients beyond the limit that are no error yet: a client that pipelines its RCPTs must be able to go on with those
+/// that were taken (RFC 5321 §4.5.3.1.10).
+const MAX_OVERSHOOT: usize = 1000;
 
 /// For whom a recipient is, as far as relaying goes.
 enum Relay {
@@ -37,7 +38,7 @@ impl Machine {
         if self.listener.role == Role::Submission && self.user.is_none() && !facts.trusted {
             return self.complain(Reply::authentication_required());
         }
-        if path.mailbox().is_some_and(|mailbox| !mailbox.is_ascii()) && !parameters.smtputf8 {
+        if parameters.non_ascii && !parameters.smtputf8 {
             return self.complain(Reply::non_ascii_without_smtputf8());
         }
         if let (Some(user), Some(sender)) = (&self.user, path.mailbox())
@@ -92,20 +93,23 @@ impl Machine {
     }
 
     pub(super) fn check_rcpt(&mut self, path: ForwardPath, parameters: RcptParameters) -> Next {
-        let Some(transaction) = &self.transaction else {
+        let Some(transaction) = &mut self.transaction else {
             return self.complain(Reply::bad_sequence("Say MAIL first"));
         };
         if transaction.chunking {
             return self.complain(Reply::bad_sequence("RCPT not allowed after BDAT"));
         }
-        if let ForwardPath::Mailbox(mailbox) = &path
-            && !mailbox.is_ascii()
-            && !transaction.mail.envelope.smtputf8
-        {
+        if parameters.non_ascii && !transaction.mail.envelope.smtputf8 {
             return self.complain(Reply::non_ascii_without_smtputf8());
         }
+        // R46: those taken stay taken.
         if transaction.taken() >= transaction.max_recipients() {
-            return self.too_many_recipients();
+            transaction.overshoot += 1;
+            if transaction.overshoot > MAX_OVERSHOOT {
+                return self.complain(Reply::too_many_recipients());
+            }
+            self.say(&Reply::too_many_recipients());
+            return Next::GoOn;
         }
         match self.relay(&path) {
             Relay::Denied => self.complain(Reply::relay_denied()),
@@ -113,18 +117,6 @@ impl Machine {
             Relay::Outbound => self.judge_rcpt(path, parameters, None),
             Relay::Tenant(tenant) => self.judge_rcpt(path, parameters, Some(tenant)),
         }
-    }
-
-    /// R46: those taken stay taken. A list server that sends one long group hears 452 for the rest of it and comes back
-    /// with them (RFC 5321 §4.5.3.1.10); who goes on and on is in error.
-    fn too_many_recipients(&mut self) -> Next {
-        let Some(transaction) = &mut self.transaction else { return Next::Close };
-        transaction.overshoot += 1;
-        if transaction.overshoot > MAX_OVERSHOOT {
-            return self.complain(Reply::too_many_recipients());
-        }
-        self.say(&Reply::too_many_recipients());
-        Next::GoOn
     }
 
     /// Not an open relay, in any form of address (faults.md SP9).
@@ -179,7 +171,7 @@ impl Machine {
         let (ForwardPath::Mailbox(mailbox), Some(transaction)) = (path, &mut self.transaction) else {
             return Next::Close;
         };
-        let mut fallback = None;
+        let mut fallback = Box::new(Fallback { mail: transaction.mail.clone(), standing: None });
         if let Some(tenant) = tenant {
             match &transaction.tenant {
                 Some(fixed) if fixed.name != tenant.name => {
@@ -188,12 +180,8 @@ impl Machine {
                 }
                 Some(_) => {}
                 None => {
-                    fallback = Some(Box::new(Fallback {
-                        standing: transaction.standing.clone(),
-                        mail: transaction.mail.clone(),
-                        tenant: None,
-                    }));
-                    transaction.mail.tenant = Some(tenant.name.clone());
+                    fallback.standing = Some(transaction.standing.clone());
+                    Arc::make_mut(&mut transaction.mail).tenant = Some(tenant.name.clone());
                     transaction.tenant = Some(tenant);
                 }
             }
@@ -203,28 +191,29 @@ impl Machine {
         Next::Ask(question, Pending::Rcpt(recipient, fallback))
     }
 
-    pub(super) fn proceed_rcpt(
-        &mut self,
-        recipient: Recipient,
-        fallback: Option<Box<Fallback>>,
-        verdict: Verdict,
-    ) -> Next {
+    pub(super) fn proceed_rcpt(&mut self, recipient: Recipient, fallback: Box<Fallback>, verdict: Verdict) -> Next {
         let record = self.record("rcpt").text("recipient", &recipient.mailbox).text("verdict", verdict.name());
         self.gateway.clerk.log.emit(record);
         let Some(transaction) = &mut self.transaction else { return Next::Close };
         match Ruling::from(verdict) {
-            Ruling::Take => transaction.take(recipient),
+            Ruling::Take => {
+                // Else the mail is shared with it, and copied for each recipient.
+                drop(fallback);
+                transaction.take(recipient);
+            }
             Ruling::Drop => transaction.dropped += 1,
             Ruling::KeepBack(reason) => {
+                drop(fallback);
                 transaction.kept_back.push((recipient.mailbox.clone(), reason));
                 transaction.take(recipient);
             }
             Ruling::Refuse(reply) => {
-                // This recipient has not fixed the tenant after all: what its chain said and did is undone.
-                if let Some(fallback) = fallback {
-                    transaction.standing = fallback.standing;
-                    transaction.mail = fallback.mail;
-                    transaction.tenant = fallback.tenant;
+                // What plugins changed for a recipient that is refused is undone, or one that they added would get the mail.
+                transaction.mail = fallback.mail;
+                // It has not fixed the tenant after all: what its chain said counts no more.
+                if let Some(standing) = fallback.standing {
+                    transaction.standing = standing;
+                    transaction.tenant = None;
                 }
                 return self.complain(reply);
             }

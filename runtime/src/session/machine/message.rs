@@ -1,16 +1,17 @@
 //! DATA, BDAT and the end of a message.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
 
 use super::{Machine, Next, Pending, Question, State};
-use crate::mail::{Message, MessageId};
+use crate::mail::{Mail, Message, MessageId};
 use crate::pipeline::{RecordedSession, Role, Stage, Verdict};
 use crate::session::answer::{Ruling, to_commit_error, to_unacceptable};
 use crate::session::connection::{Accepted, CommitError};
 use crate::session::received::{date, received, trace_field};
-use crate::session::reception::{Reception, Unacceptable};
+use crate::session::reception::{MAX_SURPLUS, Reception, Unacceptable};
 use crate::smtp::Reply;
 use crate::smtp::data::Progress;
 
@@ -86,8 +87,17 @@ impl Machine {
                 None
             }
         };
+        self.begin_chunk(size, last, refused)
+    }
+
+    /// The octets of a refused chunk are no commands.
+    pub(super) fn skip_chunk(&mut self, size: u64, last: bool, reply: Reply) -> Next {
+        self.begin_chunk(size, last, Some(reply))
+    }
+
+    fn begin_chunk(&mut self, size: u64, last: bool, refused: Option<Reply>) -> Next {
         // What nobody will read to its end is not begun.
-        if size > self.settings.max_message_size.saturating_mul(2) {
+        if size > self.settings.max_message_size.saturating_add(MAX_SURPLUS) {
             self.say(&Reply::message_too_big());
             return Next::Close;
         }
@@ -163,7 +173,7 @@ impl Machine {
         }
         message.header.prepend(received(&facts, &transaction.mail.envelope, id, &self.settings.host_name, now));
         let size = message.len();
-        transaction.mail.message = Some(message);
+        Arc::make_mut(&mut transaction.mail).message = Some(message);
         let (nobody, postmaster) = (transaction.mail.envelope.recipients.is_empty(), transaction.only_postmaster());
         let record = self.record("message").number("size", size);
         self.gateway.clerk.log.emit(record);
@@ -195,7 +205,7 @@ impl Machine {
         let Some(transaction) = &mut self.transaction else { return Next::Close };
         let authenticated = self.user.is_some() || session.trusted;
         let outbound = transaction.direction == crate::pipeline::Direction::Outbound;
-        let whole = transaction.mail.clone();
+        let whole = Mail::clone(&transaction.mail);
         let mut copies: Vec<Accepted> = Vec::new();
         for recipient in &whole.envelope.recipients {
             let own = transaction.kept_back.iter().find(|(mailbox, _)| *mailbox == recipient.mailbox);

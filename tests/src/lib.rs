@@ -1,0 +1,20 @@
+//! Runs dialogues: what a client says, what the gateway answers, and what became of the mail.
+//!
+//! A dialogue is a text file, `tests/dialogs/NAME.smtp`, that a postmaster can read. [`script`] says how it is written,
+//! [`fixture`] who is known to the gateway in it, [`runner`] runs it: in memory, in memory octet by octet, over TCP.
+
+pub mod escape;
+pub mod filter;
+pub mod fixture;
+pub mod runner;
+pub mod scenario;
+pub mod script;
+pub mod setup;
+pub mod sink;
+pub mod tls;
+
+mod client;
+mod mail;
+
+pub use runner::{Way, run};
+pub use script::Dialog;

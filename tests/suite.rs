@@ -1,0 +1,45 @@
+//! All tests in one binary: linking costs more than running.
+
+mod crash;
+mod dialogs;
+mod end_of_data;
+mod scenarios;
+mod states;
+mod syntax;
+mod tidy;
+mod verdicts;
+
+use std::path::PathBuf;
+
+use postern_tests::{Dialog, Way, runner::run_all};
+
+/// Runs dialogues that a test has put together, in memory and octet by octet; over TCP the files do.
+fn play(texts: impl IntoIterator<Item = (String, String)>) -> usize {
+    let dialogs: Vec<_> = texts.into_iter().map(|(name, text)| Dialog::parse(&name, &text).unwrap()).collect();
+    for way in [Way::Memory, Way::Octets] {
+        if let Err(report) = run_all(&dialogs, way) {
+            panic!("\n{report}");
+        }
+    }
+    dialogs.len()
+}
+
+/// A session up to the reply to EHLO.
+const GREETED: &str = "S: 220 *\nC: EHLO client.example\nS...: 250\n";
+/// A transaction up to the reply to RCPT.
+const RECIPIENT: &str = "C: MAIL FROM:<smith@client.example>\nS: 250 *\nC: RCPT TO:<jones@example.com>\nS: 250 *\n";
+
+/// The program itself, as `cargo build --package postern` has left it beside this test.
+fn postern_binary() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let binary = test.ancestors().nth(2).unwrap().join("postern");
+    assert!(binary.is_file(), "{} is not there: `make test` builds it first", binary.display());
+    binary
+}
+
+/// A number that `make` gives, e.g. for longer runs.
+fn from_environment(name: &str) -> Option<usize> {
+    #[expect(clippy::disallowed_methods, reason = "how long a test runs is not config")]
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
+}
