@@ -69,17 +69,29 @@ fn sources() -> Vec<Source> {
     let mut files = Vec::new();
     rust_files(&base, &mut files);
     assert!(files.len() > 20, "only {} files in {}", files.len(), base.display());
+    let test_modules: Vec<_> = files.iter().flat_map(|file| test_modules(file)).collect();
     let source = |path: PathBuf| {
         let relative = path.strip_prefix(&base).unwrap();
         let first = relative.components().next().unwrap().as_os_str().to_str().unwrap();
         let module = first.strip_suffix(".rs").unwrap_or(first).to_owned();
         let text = fs::read_to_string(&path).unwrap();
-        // `foo/tests.rs` and what is below `foo/tests` belong to a `#[cfg(test)] mod tests;`.
-        let only_tests = relative.iter().any(|part| part == "tests" || part == "tests.rs");
+        let only_tests =
+            test_modules.iter().any(|module| path.starts_with(module) || path == module.with_extension("rs"));
         let code = if only_tests { String::new() } else { without_tests(&bare(&text)) };
         Source { path: relative.to_owned(), module, text, code }
     };
     files.into_iter().map(source).collect()
+}
+
+/// The modules that a file declares as `#[cfg(test)] mod foo;`, as paths without `.rs`.
+fn test_modules(file: &Path) -> Vec<PathBuf> {
+    let text = fs::read_to_string(file).unwrap();
+    let lines: Vec<_> = text.lines().map(str::trim).collect();
+    let declared = lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]").filter_map(|pair| {
+        let (_, name) = pair[1].strip_suffix(';')?.split_once("mod ")?;
+        Some(file.with_extension("").join(name))
+    });
+    declared.collect()
 }
 
 /// Comments and the content of strings and character literals become spaces, a string's first quote stays; lines stay
