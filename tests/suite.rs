@@ -3,14 +3,20 @@
 mod crash;
 mod dialogs;
 mod end_of_data;
+mod fuzz;
 mod scenarios;
 mod states;
 mod syntax;
 mod tidy;
 mod verdicts;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use bytes::Bytes;
+use postern::mail::{Body, Header, Message, MessageId};
+use postern::metrics::Metrics;
+use postern::spool::{Batch, Entry, SegmentSpool, Settings, Spool as _};
 use postern_tests::{Dialog, Way, runner::run_all};
 
 /// Runs dialogues that a test has put together, in memory and octet by octet; over TCP the files do.
@@ -42,4 +48,19 @@ fn from_environment(name: &str) -> Option<usize> {
     #[expect(clippy::disallowed_methods, reason = "how long a test runs is not config")]
     let value = std::env::var(name).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
+}
+
+/// The octets of a spool's segment with a few messages in it.
+fn segment(directory: &Path) -> Vec<u8> {
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let (spool, _) = SegmentSpool::open(Settings::new(directory.to_owned(), 1 << 20), metrics).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for body in ["one", "two", "three"] {
+        let message = Message { header: Header::default(), body: Body::from_bytes(Bytes::from(body.repeat(100))) };
+        let entry = Entry { id: MessageId::next(), meta: Bytes::from_static(b"{}"), state: None, message };
+        runtime.block_on(spool.commit(Batch { store: vec![entry], ..Batch::default() })).unwrap();
+    }
+    spool.shutdown();
+    let segments = std::fs::read_dir(directory.join("segments")).unwrap().map(|entry| entry.unwrap().path());
+    segments.map(|path| std::fs::read(path).unwrap()).max_by_key(Vec::len).unwrap()
 }

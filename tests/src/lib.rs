@@ -6,6 +6,7 @@
 pub mod escape;
 pub mod filter;
 pub mod fixture;
+pub mod fuzz;
 pub mod runner;
 pub mod scenario;
 pub mod script;

@@ -1,0 +1,203 @@
+//! Fuzz bodies: what must hold for any octets. Plain functions, so `make test` can replay them on seeds and on mutations of
+//! these, and a fuzzer can call them.
+//!
+//! They panic when something does not hold.
+
+use std::io;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::{Bytes, BytesMut};
+use postern::log::EventLog;
+use postern::mail::Header;
+use postern::metrics::Metrics;
+use postern::pipeline::{Chains, Clerk, SessionId, TlsFacts, Verdict};
+use postern::session::connection::{Accepted, CommitError};
+use postern::session::machine::{Answer, Gateway, Input, Machine, Output, Question};
+use postern::session::{Listener, Peer, Snapshot, TlsMode};
+use postern::smtp::data::{DataReader, LineEnds, Progress};
+use postern::smtp::{Command, Reply};
+
+use crate::fixture;
+
+/// What a client can make a line hold: more than any limit would need many pieces.
+const MAX_BUFFER: usize = 256 * 1024;
+
+/// A command line: the parser never panics, and no address that it takes holds a control character.
+pub fn command_line(line: &[u8]) {
+    let text = match Command::parse(line) {
+        Ok(Command::Mail(path, _)) => path.to_string(),
+        Ok(Command::Rcpt(path, _)) => path.to_string(),
+        _ => return,
+    };
+    assert!(!text.chars().any(char::is_control), "{text:?}");
+    assert!(!text.contains(['<', '>']) || text.starts_with('"'), "{text:?}");
+}
+
+/// The lines after DATA: however they are split, the same message comes out, and it has no bare line end.
+pub fn data_reader(octets: &[u8]) {
+    for line_ends in [LineEnds::Strict, LineEnds::Normalize] {
+        let whole = read_data(octets, octets.len().max(1), line_ends);
+        for piece in [1, 2, 3, 7] {
+            assert_eq!(read_data(octets, piece, line_ends), whole, "in pieces of {piece}");
+        }
+        let (content, _) = whole;
+        let clean = content.windows(2).all(|pair| (pair[0] == b'\r') == (pair[1] == b'\n'));
+        assert!(clean, "a bare line end comes out of {octets:?}");
+    }
+}
+
+fn read_data(octets: &[u8], piece: usize, line_ends: LineEnds) -> (Vec<u8>, Option<Vec<u8>>) {
+    let mut reader = DataReader::new(line_ends);
+    let (mut buffer, mut content) = (BytesMut::new(), Vec::new());
+    let mut pieces = octets.chunks(piece);
+    while let Some(next) = pieces.next() {
+        buffer.extend_from_slice(next);
+        if reader.read(&mut buffer, &mut content) == Progress::End {
+            let rest = [buffer.to_vec(), pieces.collect::<Vec<_>>().concat()].concat();
+            return (content, Some(rest));
+        }
+    }
+    (content, None)
+}
+
+/// A header section: not an octet is lost or added, and what is called a name is one.
+pub fn header_fields(octets: &[u8]) {
+    let raw = Bytes::copy_from_slice(octets);
+    let header = Header::parse(&raw);
+    assert_eq!(header.to_bytes(), raw);
+    for field in header.fields() {
+        assert!(field.name().bytes().all(|b| matches!(b, 33..=126)));
+        assert!(!field.value().contains(&b'\n'));
+    }
+}
+
+/// A segment of the spool: recovery ends, whatever stands in it.
+pub fn segment_recovery(octets: &[u8]) {
+    postern::spool::recover_segment(octets);
+}
+
+/// A whole session: verdicts, failures and the size of the pieces come from the same octets as the commands.
+pub fn machine(octets: &[u8]) {
+    let mut choices = octets.iter().copied().cycle().step_by(3);
+    let mut choose = move |of: u8| choices.next().unwrap_or(0) % of;
+    let directory = std::env::temp_dir();
+    let mut machine = new_machine(directory, choose(4));
+    let mut client = octets;
+    let mut buffer = BytesMut::new();
+    let mut input = Input::Start { unavailable: None };
+    // Every step takes octets, answers a question or ends; a session that does none of these goes in circles.
+    for _ in 0..octets.len() * 4 + 100 {
+        let output = machine.step(input, &mut buffer);
+        check_replies(&machine.take_replies());
+        input = match output {
+            Output::Close => return,
+            Output::Read(_) if client.is_empty() => return,
+            Output::Read(_) => {
+                let (piece, rest) = client.split_at(client.len().min(usize::from(choose(64)) + 1));
+                client = rest;
+                buffer.extend_from_slice(piece);
+                assert!(buffer.len() < MAX_BUFFER, "the machine lets octets pile up");
+                Input::Octets
+            }
+            Output::StartTls => {
+                assert!(buffer.is_empty(), "what was said before TLS survives it");
+                let facts = TlsFacts { version: String::new(), cipher: String::new(), sni: None };
+                machine = machine.after_tls(facts);
+                Input::Octets
+            }
+            Output::Ask(question) => Input::Answered(answer(question, &mut choose)),
+        };
+    }
+    panic!("the session goes on for ever");
+}
+
+fn new_machine(directory: std::path::PathBuf, listener: u8) -> Machine {
+    let metrics = Arc::new(Metrics::new().expect("names of series are right"));
+    let snapshot = Snapshot {
+        settings: Arc::new(fixture::settings(directory)),
+        directory: Arc::new(fixture::directory()),
+        chains: Arc::new(Chains::default()),
+    };
+    let gateway = Gateway {
+        current: ArcSwap::from_pointee(snapshot),
+        clerk: Clerk { log: EventLog::new(metrics.clone()).0, metrics },
+        has_room: Box::new(|_| true),
+    };
+    let everybody = "0.0.0.0/0".parse().expect("a network");
+    let listener = Listener {
+        tls: if listener & 1 == 0 { TlsMode::None } else { TlsMode::StartTls },
+        auth: listener & 1 == 1,
+        xclient_from: if listener & 2 == 0 { Vec::new() } else { vec![everybody] },
+        ..Listener::inbound("mx")
+    };
+    let client = ([192, 0, 2, 1], 1025).into();
+    let peer = Peer {
+        id: SessionId::next(),
+        client,
+        connecting: client,
+        local: ([203, 0, 113, 25], 25).into(),
+        client_name: Arc::default(),
+        concurrent: 1,
+        tls: None,
+    };
+    Machine::new(Arc::new(gateway), Arc::new(listener), peer)
+}
+
+fn answer(question: Question, choose: &mut impl FnMut(u8) -> u8) -> Answer {
+    match question {
+        Question::Hear(_, _, hearing) => Answer::Heard(hearing, verdict(choose(12))),
+        Question::Verify { .. } => Answer::Verified(choose(2) == 0),
+        Question::Flush(mut reception) => {
+            let result = if choose(4) == 0 { Err(io::ErrorKind::StorageFull.into()) } else { reception.flush() };
+            Answer::Flushed(reception, result)
+        }
+        Question::Finish(reception) => Answer::Finished(reception.finish()),
+        Question::Commit(copies) => {
+            check_copies(&copies);
+            Answer::Committed(match choose(4) {
+                0 => Err(CommitError::Full),
+                1 => Err(CommitError::Failed),
+                _ => Ok(()),
+            })
+        }
+        Question::Wait(_) => Answer::Waited,
+    }
+}
+
+/// Mostly agreement, else a session never gets anywhere.
+fn verdict(choice: u8) -> Verdict {
+    let reply = |code| Reply::new(code, None, "as the octets wish");
+    match choice {
+        0 => Verdict::Reject(reply(550)),
+        1 => Verdict::Defer(reply(451)),
+        2 => Verdict::Discard,
+        3 => Verdict::Quarantine("odd".to_owned()),
+        4 => Verdict::Disconnect(reply(421)),
+        5 => Verdict::Accept,
+        _ => Verdict::Next,
+    }
+}
+
+fn check_copies(copies: &[Accepted]) {
+    assert!(!copies.is_empty());
+    for copy in copies {
+        assert!(!copy.mail.envelope.recipients.is_empty(), "mail for nobody");
+        let message = copy.mail.message.as_ref().expect("a message");
+        assert!(message.header.fields().first().is_some_and(|field| field.is("Received")));
+        let body = message.body.read_at(0, usize::MAX).expect("a body that can be read");
+        let clean = body.windows(2).all(|pair| (pair[0] == b'\r') == (pair[1] == b'\n')) && !body.contains(&0);
+        assert!(clean, "a bare line end or NUL was taken");
+    }
+}
+
+fn check_replies(replies: &[u8]) {
+    for line in replies.split_inclusive(|&b| b == b'\n') {
+        let text = std::str::from_utf8(line).expect("a reply is UTF-8");
+        let text = text.strip_suffix("\r\n").expect("a reply line ends in CRLF");
+        let (code, rest) = text.split_at(3);
+        assert!(code.parse().is_ok_and(|code: u16| (200..600).contains(&code)), "{text:?}");
+        assert!(rest.starts_with([' ', '-']) && !rest.chars().any(char::is_control), "{text:?}");
+        assert!(line.len() <= 512, "a reply line of {} octets", line.len());
+    }
+}
