@@ -79,8 +79,7 @@ pub fn segment_recovery(octets: &[u8]) {
 
 /// A whole session: verdicts, failures and the size of the pieces come from the same octets as the commands.
 pub fn machine(octets: &[u8]) {
-    let mut choices = octets.iter().copied().cycle().step_by(3);
-    let mut choose = move |of: u8| choices.next().unwrap_or(0) % of;
+    let mut choose = choices(octets);
     let directory = std::env::temp_dir();
     let mut machine = new_machine(directory, choose(4));
     let mut client = octets;
@@ -94,7 +93,7 @@ pub fn machine(octets: &[u8]) {
             Output::Close => return,
             Output::Read(_) if client.is_empty() => return,
             Output::Read(_) => {
-                let (piece, rest) = client.split_at(client.len().min(usize::from(choose(64)) + 1));
+                let (piece, rest) = client.split_at(piece(client, &mut choose));
                 client = rest;
                 buffer.extend_from_slice(piece);
                 assert!(buffer.len() < MAX_BUFFER, "the machine lets octets pile up");
@@ -110,6 +109,31 @@ pub fn machine(octets: &[u8]) {
         };
     }
     panic!("the session goes on for ever");
+}
+
+/// Numbers below `of` that depend on all of the octets, so that letters do not always choose the same.
+fn choices(octets: &[u8]) -> impl FnMut(u8) -> u8 {
+    let mut state = octets
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &octet| (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01b3));
+    move |of| {
+        // xorshift64; zero is its one dead end.
+        state = state.max(1);
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8 % of
+    }
+}
+
+/// A client waits for replies: mostly a line at a time, sometimes less or several.
+fn piece(client: &[u8], choose: &mut impl FnMut(u8) -> u8) -> usize {
+    let line = client.iter().position(|&b| b == b'\n').map_or(client.len(), |lf| lf + 1);
+    match choose(32) {
+        0 => client.len().min(usize::from(choose(200)) + 1),
+        1 => usize::from(choose(16)).clamp(1, line),
+        _ => line,
+    }
 }
 
 fn new_machine(directory: std::path::PathBuf, listener: u8) -> Machine {
@@ -146,7 +170,7 @@ fn new_machine(directory: std::path::PathBuf, listener: u8) -> Machine {
 
 fn answer(question: Question, choose: &mut impl FnMut(u8) -> u8) -> Answer {
     match question {
-        Question::Hear(_, _, hearing) => Answer::Heard(hearing, verdict(choose(12))),
+        Question::Hear(_, _, hearing) => Answer::Heard(hearing, verdict(choose(64))),
         Question::Verify { .. } => Answer::Verified(choose(2) == 0),
         Question::Flush(mut reception) => {
             let result = if choose(4) == 0 { Err(io::ErrorKind::StorageFull.into()) } else { reception.flush() };
