@@ -23,6 +23,9 @@ use crate::smtp::Reply;
 /// Space for one read. Small while a session waits for commands: thousands of sessions may.
 const COMMAND_READ: usize = 1024;
 const DATA_READ: usize = 32 * 1024;
+/// Octets, and time, that a client who was told to go may still send before the connection is reset.
+const MAX_DRAIN: u64 = 64 * 1024;
+const LINGER: Duration = Duration::from_secs(1);
 /// Passwords that are compared at one time: argon2 takes some 20 MiB for each.
 const VERIFICATIONS: usize = 4;
 
@@ -135,6 +138,9 @@ async fn run(stream: Box<dyn Stream>, context: &Context, mut peer: Peer, unavail
                 write(&mut stream, &machine.take_replies(), timeouts.write).await?;
                 // The client may be gone already.
                 let _ = timeout(timeouts.write, stream.shutdown()).await;
+                if !buffer.is_empty() {
+                    let _ = timeout(LINGER, drain(&mut stream)).await;
+                }
                 return Ok(());
             }
         };
@@ -210,6 +216,13 @@ async fn peek(stream: &mut Box<dyn Stream>, buffer: &mut BytesMut) -> io::Result
         read = stream.read_buf(buffer) => read.map(|_| ()),
         () = std::future::ready(()) => Ok(()),
     }
+}
+
+/// Takes what a client still sends that was told to go. Closing a socket with unread octets resets the connection, and
+/// the reset can overtake our reply.
+async fn drain(stream: &mut Box<dyn Stream>) -> io::Result<()> {
+    let mut unread = (&mut *stream).take(MAX_DRAIN);
+    tokio::io::copy(&mut unread, &mut tokio::io::sink()).await.map(|_| ())
 }
 
 async fn write(stream: &mut Box<dyn Stream>, octets: &[u8], limit: Duration) -> io::Result<()> {
