@@ -3,6 +3,7 @@
 //! Mail is bytes. Nothing here decodes, folds or repairs: what was received goes out, but for the edits made on it.
 
 pub mod body;
+pub mod date;
 pub mod envelope;
 pub mod header;
 pub mod id;
@@ -10,6 +11,7 @@ pub mod mime;
 pub mod route;
 
 pub use body::{Body, BodyWriter};
+pub use date::date;
 pub use envelope::{BodyType, Envelope, Notify, Recipient, Ret};
 pub use header::{Field, Header};
 pub use id::MessageId;

@@ -7,6 +7,7 @@ pub mod dsn;
 pub mod line;
 pub mod reply;
 pub mod reply_reader;
+pub mod xtext;
 
 pub use address::{Domain, ForwardPath, Host, LocalPart, Mailbox, ReversePath};
 pub use command::{Command, CommandError};

@@ -6,17 +6,15 @@
 
 mod fields;
 mod text;
-mod xtext;
 
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 
 use super::meta::{Accepted, Kept, Kind};
 use super::settings::Settings;
 use super::settle::Step;
 use super::store::NewMail;
-use crate::mail::{Body, BodyType, Envelope, Field, Header, Message, MessageId, Recipient, Ret};
+use crate::mail::{Body, BodyType, Envelope, Field, Header, Message, MessageId, Recipient, Ret, date};
 use crate::smtp::ReversePath;
 
 /// Octets of a header that are returned; fields beyond are left out.
@@ -199,11 +197,6 @@ fn original_message_id(header: &Header) -> Option<String> {
     let inner = value.strip_prefix('<')?.strip_suffix('>')?;
     let is_clean = inner.len() <= 250 && inner.bytes().all(|b| matches!(b, 33..=126) && !matches!(b, b'<' | b'>'));
     is_clean.then_some(value)
-}
-
-/// RFC 5322 §3.3.
-fn date(when: Timestamp) -> String {
-    jiff::fmt::rfc2822::to_string(&when.to_zoned(TimeZone::UTC)).unwrap_or_default()
 }
 
 #[cfg(test)]

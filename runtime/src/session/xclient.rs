@@ -8,7 +8,7 @@ use tokio::sync::OnceCell;
 use super::machine::Peer;
 use crate::pipeline::ClientName;
 use crate::smtp::Domain;
-use crate::smtp::command::decode_xtext;
+use crate::smtp::xtext;
 
 pub struct Said {
     pub peer: Peer,
@@ -29,7 +29,7 @@ pub fn apply(peer: &Peer, attributes: &[(String, String)]) -> Result<Said, XClie
     let mut said = Said { peer: peer.clone(), helo: None, login: None };
     for (name, value) in attributes {
         let bad = || XClientError::Value(name.clone());
-        let value = decode_xtext(value).filter(|v| !v.chars().any(char::is_control)).ok_or_else(bad)?;
+        let value = xtext::decode(value).ok_or_else(bad)?;
         let known = !value.eq_ignore_ascii_case("[UNAVAILABLE]") && !value.eq_ignore_ascii_case("[TEMPUNAVAIL]");
         match name.as_str() {
             "ADDR" if known => {

@@ -1,6 +1,7 @@
 //! Commands as the client says them (RFC 5321 §4.1), parsed in the server's role.
 
 use super::address::{AddressError, ForwardPath, ReversePath};
+use super::xtext;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
@@ -163,7 +164,7 @@ fn mail(argument: Option<&str>) -> Result<Command, CommandError> {
             ("RET", Some(value)) => parameters.ret = Some(crate::smtp::dsn::Ret::parse(value).ok_or_else(bad)?),
             ("ENVID", Some(value)) => {
                 // RFC 3461 §4.4: at most 100 characters.
-                parameters.envid = Some(xtext(value).filter(|v| v.len() <= 100).ok_or_else(bad)?.to_owned());
+                parameters.envid = Some(legal(xtext::decode(value), value, 100).ok_or_else(bad)?);
             }
             ("AUTH", Some(value)) => parameters.auth = Some(value.to_owned()),
             ("SIZE" | "BODY" | "SMTPUTF8" | "RET" | "ENVID" | "AUTH", _) => return Err(bad()),
@@ -186,10 +187,8 @@ fn rcpt(argument: Option<&str>) -> Result<Command, CommandError> {
                 parameters.notify = Some(crate::smtp::dsn::Notify::parse(value).ok_or_else(bad)?);
             }
             ("ORCPT", Some(value)) => {
-                // RFC 3461 §4.2: `addr-type;xtext`, at most 500 characters.
-                let (kind, address) = value.split_once(';').ok_or_else(bad)?;
-                let legal = is_atom(kind) && xtext(address).is_some() && value.len() <= 500;
-                parameters.orcpt = Some(legal.then(|| value.to_owned()).ok_or_else(bad)?);
+                // RFC 3461 §4.2: at most 500 characters.
+                parameters.orcpt = Some(legal(xtext::decode_orcpt(value), value, 500).ok_or_else(bad)?);
             }
             ("NOTIFY" | "ORCPT", _) => return Err(bad()),
             _ => return Err(CommandError::UnknownParameter(keyword)),
@@ -232,33 +231,9 @@ fn size_value(text: &str) -> Option<u64> {
     digits.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
-fn is_atom(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-}
-
-/// RFC 3461 §4: `xtext`, well-formed and without an encoded control character, NUL above all.
-fn xtext(text: &str) -> Option<&str> {
-    decode_xtext(text).filter(|decoded| !decoded.chars().any(char::is_control)).map(|_| text)
-}
-
-/// RFC 3461 §4: `+` and two upper-case hex digits stand for an octet. `None` when malformed or not UTF-8.
-pub fn decode_xtext(text: &str) -> Option<String> {
-    let mut octets = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'+' => {
-                let (high, low) = (bytes.next()?, bytes.next()?);
-                let digit = |b: u8| char::from(b).to_digit(16).filter(|_| !b.is_ascii_lowercase());
-                octets.push(u8::try_from(digit(high)? * 16 + digit(low)?).ok()?);
-            }
-            b'!'..=b'~' if byte != b'=' => octets.push(byte),
-            // RFC 6533 §3: utf-8 addresses may stand unencoded under SMTPUTF8.
-            0x80.. => octets.push(byte),
-            _ => return None,
-        }
-    }
-    String::from_utf8(octets).ok()
+/// A value as given, when it can be decoded and is no longer than that.
+fn legal(decoded: Option<String>, value: &str, max: usize) -> Option<String> {
+    decoded.filter(|_| value.len() <= max).map(|_| value.to_owned())
 }
 
 fn bdat(argument: Option<&str>) -> Result<Command, CommandError> {

@@ -6,8 +6,9 @@ use jiff::{SignedDuration, Timestamp};
 use super::super::meta::{Kept, LastWord, RecipientState};
 use super::super::settings::Settings;
 use super::super::settle::Step;
-use super::{Action, date, xtext};
-use crate::mail::{Field, Recipient};
+use super::Action;
+use crate::mail::{Field, Recipient, date};
+use crate::smtp::xtext;
 
 /// Octets of a field's value; a word longer than a line could not be folded.
 const MAX_WORD: usize = 900;

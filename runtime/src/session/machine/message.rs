@@ -6,11 +6,11 @@ use std::sync::Arc;
 use bytes::{Buf, BytesMut};
 
 use super::{Machine, Next, Pending, Question, State};
-use crate::mail::{Mail, Message, MessageId};
+use crate::mail::{Mail, Message, MessageId, date};
 use crate::pipeline::{RecordedSession, Role, Stage, Verdict};
 use crate::session::answer::{Ruling, to_commit_error, to_unacceptable};
 use crate::session::connection::{Accepted, CommitError};
-use crate::session::received::{date, received, trace_field};
+use crate::session::received::{received, trace_field};
 use crate::session::reception::{MAX_SURPLUS, Reception, Unacceptable};
 use crate::smtp::Reply;
 use crate::smtp::data::Progress;

@@ -31,7 +31,7 @@ pub fn decode_orcpt(orcpt: &str) -> Option<String> {
     if !is_atom {
         return None;
     }
-    // RFC 6533 §3: utf-8-addr-xtext and unitext are passed on as they are.
+    // RFC 6533 §3: utf-8-addr-xtext and unitext stay as they are.
     if kind.eq_ignore_ascii_case("utf-8") {
         return (!address.chars().any(char::is_control)).then(|| format!("{kind}; {address}"));
     }
