@@ -36,13 +36,7 @@ pub fn load(path: &Path, builtins: &[&str]) -> Result<Loaded, ConfigError> {
     from_sources(&sources, builtins, findings)
 }
 
-/// The config of `postern localserve`, with everything that it keeps in `directory`.
-pub fn localserve(directory: &Path, builtins: &[&str]) -> Result<Loaded, ConfigError> {
-    let sources = Sources::from_text(&directory.join("localserve.toml"), LOCALSERVE);
-    from_sources(&sources, builtins, Findings::default())
-}
-
-/// As it is compiled in.
+/// The config that `postern localserve` begins with; what it keeps stands beside it.
 pub const LOCALSERVE: &str = include_str!("config/localserve.toml");
 
 fn from_sources(sources: &Sources, builtins: &[&str], mut findings: Findings) -> Result<Loaded, ConfigError> {
@@ -62,7 +56,6 @@ fn from_sources(sources: &Sources, builtins: &[&str], mut findings: Findings) ->
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
 
     use super::settings::{LineEnds, ListenerTls, PluginSource};
     use super::*;
@@ -104,14 +97,18 @@ mod tests {
 
     #[test]
     fn the_preset_of_localserve_can_be_used() {
-        let loaded = localserve(Path::new("postern-data"), BUILTINS).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        std::fs::create_dir(at("spool")).unwrap();
+        std::fs::write(at("localserve.toml"), LOCALSERVE).unwrap();
+        let loaded = load(&at("localserve.toml"), BUILTINS).unwrap();
         assert_eq!(loaded.warnings, []);
         let settings = loaded.settings;
         assert!(settings.listeners.iter().all(|listener| listener.address.ip().is_loopback()));
-        assert_eq!(settings.spool.directory, Path::new("postern-data/spool"));
-        assert_eq!(settings.control_socket(), Path::new("postern-data/spool/control.sock"));
+        assert_eq!(settings.spool.directory, at("spool"));
+        assert_eq!(settings.control_socket(), at("spool/control.sock"));
         let tenant = settings.directory.tenant_of(&Domain::parse("example.com").unwrap()).unwrap();
-        assert_eq!(tenant.destination, Some(Route::Maildir(PathBuf::from("postern-data/maildir"))));
+        assert_eq!(tenant.destination, Some(Route::Maildir(at("maildir"))));
         assert!(!settings.dns.system && settings.dns.servers.is_empty());
         let names: Vec<_> = settings.chains.platform.iter().map(|entry| &*entry.plugin.name).collect();
         assert_eq!(names, BUILTINS);

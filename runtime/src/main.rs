@@ -49,21 +49,26 @@ fn run_tool(tool: &cli::Tool, cli: &Cli) -> ExitCode {
 fn serve(path: &Path) -> anyhow::Result<()> {
     let loaded = config::load(path, &plugins::builtins())?;
     let sinks = vec![event_sink(&loaded.settings)?];
-    run(loaded, Some(path.to_owned()), sinks, |_, _| ())
+    run(loaded, path.to_owned(), sinks, |_, _| ())
 }
 
 fn localserve(arguments: &Localserve) -> anyhow::Result<()> {
     let directory = &arguments.directory;
     let spool = directory.join("spool");
     std::fs::create_dir_all(&spool).with_context(|| format!("can't make {}", spool.display()))?;
-    let loaded = config::localserve(directory, &plugins::builtins())?;
+    // As a file, so that the other commands find the gateway by it; and whoever wants to play can change it.
+    let path = directory.join("localserve.toml");
+    if !path.exists() {
+        std::fs::write(&path, config::LOCALSERVE).with_context(|| format!("can't write {}", path.display()))?;
+    }
+    let loaded = config::load(&path, &plugins::builtins())?;
     let sinks: Vec<Box<dyn Sink>> = vec![event_sink(&loaded.settings)?, Box::new(Story(io::stdout()))];
-    run(loaded, None, sinks, |server, settings| welcome(server, settings, directory))
+    run(loaded, path.clone(), sinks, |server, settings| welcome(server, settings, &path))
 }
 
 fn run(
     loaded: Loaded,
-    config: Option<PathBuf>,
+    config: PathBuf,
     mut sinks: Vec<Box<dyn Sink>>,
     started: impl FnOnce(&Server, &Settings),
 ) -> anyhow::Result<()> {
@@ -81,7 +86,7 @@ fn run(
     let writer = std::thread::Builder::new().name("event-log".to_owned()).spawn(move || pump(&events, &mut sinks))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
-        let server = Server::start(&settings, config.clone(), log, metrics, compiler()).await?;
+        let server = Server::start(&settings, Some(config.clone()), log, metrics, compiler()).await?;
         started(&server, &settings);
         until_stopped(&server, config).await?;
         server.stop().await;
@@ -103,10 +108,10 @@ fn compiler() -> Compiler {
 }
 
 /// SIGHUP loads the config anew; SIGTERM and SIGINT end it.
-async fn until_stopped(server: &Server, config: Option<PathBuf>) -> anyhow::Result<()> {
+async fn until_stopped(server: &Server, config: PathBuf) -> anyhow::Result<()> {
     let (mut hangup, mut terminate) = (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?);
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let reloader = server.reloader(config);
+    let reloader = server.reloader(Some(config));
     loop {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
@@ -126,21 +131,23 @@ fn event_sink(settings: &Settings) -> anyhow::Result<Box<dyn Sink>> {
 }
 
 /// What a newcomer needs next.
-fn welcome(server: &Server, settings: &Settings, directory: &Path) {
+fn welcome(server: &Server, settings: &Settings, config: &Path) {
     let Some((_, smtp)) = server.addresses().first() else { return };
     let http = server.http().map(|http| format!("http://{http}/metrics")).unwrap_or_default();
     println!(
         "\nPostern {version} takes mail for example.com at {smtp}, and nothing leaves this machine.\n\
          \n  mail    {maildir}\
+         \n  config  {config}\
          \n  events  {events}\
          \n  metrics {http}\n\
          \nSend a first mail from another terminal:\n\
          \n  swaks --server {smtp} --from you@example.org --to someone@example.com\n\
          \n  python3 -c 'import smtplib; smtplib.SMTP(\"{ip}\", {port}).sendmail(\"you@example.org\", \
          \"someone@example.com\", \"Subject: hello\\r\\n\\r\\nhello\\r\\n\")'\n\
-         \nIts story is told here. Ctrl-C stops.\n",
+         \nIts story is told here, and again by `postern --config {config} trace ID`. Ctrl-C stops.\n",
         version = env!("CARGO_PKG_VERSION"),
-        maildir = directory.join("maildir/new").display(),
+        maildir = config.with_file_name("maildir").join("new").display(),
+        config = config.display(),
         events = settings.log.file.as_deref().unwrap_or(Path::new("-")).display(),
         ip = smtp.ip(),
         port = smtp.port(),

@@ -81,7 +81,8 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// One text under a name, for what is compiled in and for tests. Relative paths in it are relative to the name's directory.
+    /// One text under a name.
+    #[cfg(test)]
     pub fn from_text(path: &Path, text: &str) -> Self {
         let mut sources = Self::default();
         sources.push(path.to_owned(), text.to_owned());
