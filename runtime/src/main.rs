@@ -1,9 +1,10 @@
 //! The program `postern`: arguments, start, signals, exit code.
 
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -14,7 +15,8 @@ use postern::log::{EventLog, JsonLines, Sink, pump};
 use postern::metrics::Metrics;
 use postern::server::story::Story;
 use postern::server::{Server, plugins};
-use tokio::signal::unix::{SignalKind, signal};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -81,6 +83,7 @@ fn run(
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    raise_descriptor_limit(&settings);
     let metrics = Arc::new(Metrics::new()?);
     let (log, events) = EventLog::new(metrics.clone());
     let writer = std::thread::Builder::new().name("event-log".to_owned()).spawn(move || pump(&events, &mut sinks))?;
@@ -88,14 +91,61 @@ fn run(
     let result = runtime.block_on(async {
         let server = Server::start(&settings, Some(config.clone()), log, metrics, compiler()).await?;
         started(&server, &settings);
-        until_stopped(&server, config).await?;
-        server.stop().await;
+        let mut signals = Signals::new()?;
+        until_stopped(&server, config, &mut signals).await;
+        tokio::select! {
+            () = server.stop() => {}
+            () = signals.stop() => tracing::warn!("stopped at once, as a second signal wished"),
+        }
         anyhow::Ok(())
     });
-    drop(runtime);
-    // Ends when the last handle of the log is gone, so that the last events are written.
-    let _ = writer.join();
+    runtime.shutdown_timeout(LAST_WORDS);
+    // It ends when the last handle of the log is gone. Whoever does not read our output must not keep us here.
+    let deadline = std::time::SystemTime::now() + LAST_WORDS;
+    while !writer.is_finished() && std::time::SystemTime::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
     result
+}
+
+/// Each session takes one descriptor, and the spool, next hops and plugins take some besides (RS1).
+fn raise_descriptor_limit(settings: &Settings) {
+    let wanted = u64::from(settings.server.max_connections) + 512;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let raised = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    let raise = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), ..limit });
+    if raise.is_err() || raised < wanted {
+        tracing::warn!(raised, wanted, "fewer open files are allowed than max_connections may need");
+    }
+}
+
+/// For events that are not written yet when all else has ended.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Plugins are compiled by a child of this same program, so that one made to hurt a compiler hurts nobody.
@@ -107,19 +157,22 @@ fn compiler() -> Compiler {
     }
 }
 
-/// SIGHUP loads the config anew; SIGTERM and SIGINT end it.
-async fn until_stopped(server: &Server, config: PathBuf) -> anyhow::Result<()> {
-    let (mut hangup, mut terminate) = (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?);
-    let mut interrupt = signal(SignalKind::interrupt())?;
+/// SIGHUP loads the config anew, beside whatever else goes on; SIGTERM and SIGINT end it.
+async fn until_stopped(server: &Server, config: PathBuf, signals: &mut Signals) {
     let reloader = server.reloader(Some(config));
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => match reloader.reload().await {
-                Ok(message) => tracing::info!("{message}"),
-                Err(error) => tracing::error!("the old config stays in force\n{error}"),
-            },
+            _ = signals.terminate.recv() => return,
+            _ = signals.interrupt.recv() => return,
+            _ = signals.hangup.recv() => {
+                let reloader = reloader.clone();
+                tokio::spawn(async move {
+                    match reloader.reload().await {
+                        Ok(message) => tracing::info!("{message}"),
+                        Err(error) => tracing::error!("the old config stays in force\n{error}"),
+                    }
+                });
+            }
         }
     }
 }
@@ -134,7 +187,9 @@ fn event_sink(settings: &Settings) -> anyhow::Result<Box<dyn Sink>> {
 fn welcome(server: &Server, settings: &Settings, config: &Path) {
     let Some((_, smtp)) = server.addresses().first() else { return };
     let http = server.http().map(|http| format!("http://{http}/metrics")).unwrap_or_default();
-    println!(
+    // A closed terminal must not stop mail.
+    let _ = writeln!(
+        io::stdout(),
         "\nPostern {version} takes mail for example.com at {smtp}, and nothing leaves this machine.\n\
          \n  mail    {maildir}\
          \n  config  {config}\

@@ -98,6 +98,8 @@ metrics! {
     dns_queries: IntCounterVec = "postern_dns_queries_total" ["type", "result"];
     /// Time of one DNS query, cache hits included.
     dns_seconds: Histogram = "postern_dns_duration_seconds";
+    /// Events for the `event` hook that were not told, because too many waited.
+    events_untold: IntCounter = "postern_events_untold_total";
     /// Events that were not written because the log could not keep up.
     log_dropped: IntCounter = "postern_log_dropped_total";
 }

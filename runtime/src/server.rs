@@ -20,12 +20,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use self::acceptance::Acceptance;
-use self::connections::Connections;
+use self::connections::{Connections, Limits};
 use self::listener::Gate;
 use self::names::Names;
 use self::plugins::PluginError;
@@ -46,6 +46,8 @@ use crate::spool::{Recovered, SegmentSpool, Spool, SpoolError};
 
 /// Events for the `event` hook that wait to be told; those beyond are not told.
 const MAX_EVENTS: usize = 4096;
+/// Events that are being told at a time; one plugin takes at most what its quota allows.
+const MAX_TELLING: usize = 64;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
@@ -79,6 +81,7 @@ pub struct Server {
     host: Arc<Host>,
     spool: Arc<SegmentSpool>,
     stopping: watch::Sender<bool>,
+    limits: Arc<ArcSwap<Limits>>,
     listeners: JoinSet<()>,
     services: JoinSet<()>,
     queue_task: tokio::task::JoinHandle<()>,
@@ -108,11 +111,9 @@ impl Server {
         let chains = plugins::load(&host, settings).await?;
         let incoming = spool.incoming_directory().to_owned();
         let room = spool.clone();
-        let gateway = Arc::new(Gateway {
-            current: ArcSwap::from_pointee(setup::snapshot(settings, incoming, chains)),
-            clerk,
-            has_room: Box::new(move |octets| room.has_room_for(octets)),
-        });
+        let snapshot = setup::snapshot(settings, incoming, chains);
+        let has_room = Box::new(move |octets| room.has_room_for(octets));
+        let gateway = Arc::new(Gateway::new(snapshot, clerk, has_room));
         let prepare = Arc::new(Preparation { gateway: gateway.clone() });
         let queue = Queue::new(setup::queue(settings), spool.clone(), delivery.clone(), prepare, log, metrics.clone());
         let (stopping, stopped) = watch::channel(false);
@@ -129,13 +130,16 @@ impl Server {
             host,
             spool,
             stopping,
+            limits: Arc::new(ArcSwap::from_pointee(setup::connections(settings))),
         };
         // All sockets first: a port in use must not leave half a gateway.
         let sockets = server.bind(settings)?;
         server.start_queue(recovered).await?;
-        server.serve_mail(settings, sockets, &stopped)?;
-        server.serve_http(settings, metrics, &stopped)?;
-        server.serve_control(settings, config)?;
+        server.serve_mail(settings, sockets.mail, &stopped)?;
+        if let Some(http) = sockets.http {
+            server.serve_http(http, metrics, &stopped);
+        }
+        server.serve_control(sockets.control, config);
         Ok(server)
     }
 
@@ -166,15 +170,18 @@ impl Server {
         self.gateway.clerk.log.emit(Record::new("stopped"));
     }
 
-    fn bind(&mut self, settings: &Settings) -> Result<Vec<TcpListener>, ServerError> {
-        let mut sockets = Vec::new();
+    fn bind(&mut self, settings: &Settings) -> Result<Sockets, ServerError> {
+        let mut mail = Vec::new();
         for listener in &settings.listeners {
-            let failed = |source| ServerError::Bind { address: listener.address, source };
-            let socket = listener::bind(listener.address).map_err(failed)?;
-            self.addresses.push((listener.name.clone(), socket.local_addr().map_err(failed)?));
-            sockets.push(socket);
+            let (socket, address) = bind(listener.address)?;
+            self.addresses.push((listener.name.clone(), address));
+            mail.push(socket);
         }
-        Ok(sockets)
+        let http = settings.http.as_ref().map(|http| bind(http.address)).transpose()?;
+        self.http = http.as_ref().map(|(_, address)| *address);
+        let path = settings.control_socket();
+        let control = cli::control::bind(&path).map_err(|source| ServerError::Control { path, source })?;
+        Ok(Sockets { mail, http: http.map(|(socket, _)| socket), control })
     }
 
     async fn start_queue(&mut self, recovered: Vec<Recovered>) -> Result<(), ServerError> {
@@ -196,16 +203,24 @@ impl Server {
     /// From the queue to the plugins that have an `event` hook, without ever holding the queue up.
     fn tell_events(&mut self) {
         let (sender, mut receiver) = mpsc::channel::<(Option<Arc<str>>, bool, Event)>(MAX_EVENTS);
+        let dropped = self.gateway.clerk.metrics.events_untold.clone();
         self.queue.observe(Arc::new(move |tenant, outbound, event| {
             if sender.try_send((tenant.cloned(), outbound, event)).is_err() {
-                tracing::debug!("an event was not told: too many wait");
+                dropped.inc();
             }
         }));
         let gateway = self.gateway.clone();
         self.services.spawn(async move {
+            // One that is slow to hear does not keep the others waiting: it has a quota of its own.
+            let mut telling = JoinSet::new();
             while let Some((tenant, outbound, event)) = receiver.recv().await {
                 let direction = if outbound { Direction::Outbound } else { Direction::Inbound };
-                tell(&gateway, tenant.as_ref(), direction, &event).await;
+                let gateway = gateway.clone();
+                telling.spawn(async move { tell(&gateway, tenant.as_ref(), direction, &event).await });
+                while telling.try_join_next().is_some() {}
+                if telling.len() >= MAX_TELLING {
+                    telling.join_next().await;
+                }
             }
         });
     }
@@ -227,7 +242,7 @@ impl Server {
             let gate = Gate {
                 context,
                 connections: connections.clone(),
-                limits: setup::connections(settings),
+                limits: self.limits.clone(),
                 unavailable: Arc::new(move || (!spool.is_healthy()).then(|| Reply::shutting_down(&host_name))),
             };
             self.listeners.spawn(listener::run(socket, gate, settings.server.drain_timeout));
@@ -235,16 +250,7 @@ impl Server {
         Ok(())
     }
 
-    fn serve_http(
-        &mut self,
-        settings: &Settings,
-        metrics: Arc<Metrics>,
-        stopped: &watch::Receiver<bool>,
-    ) -> Result<(), ServerError> {
-        let Some(http) = &settings.http else { return Ok(()) };
-        let failed = |source| ServerError::Bind { address: http.address, source };
-        let socket = listener::bind(http.address).map_err(failed)?;
-        self.http = Some(socket.local_addr().map_err(failed)?);
+    fn serve_http(&mut self, socket: TcpListener, metrics: Arc<Metrics>, stopped: &watch::Receiver<bool>) {
         let (spool, stopping) = (self.spool.clone(), stopped.clone());
         let ready = Arc::new(move || match (spool.is_healthy(), *stopping.borrow()) {
             (false, _) => Err("the spool has failed"),
@@ -252,24 +258,19 @@ impl Server {
             (true, false) if !spool.has_room_for(0) => Err("the spool is full"),
             (true, false) => Ok(()),
         });
-        let stopped = stopped.clone();
         self.services.spawn(async move {
-            if let Err(error) = http::serve(socket, metrics, ready, stopped).await {
+            if let Err(error) = http::serve(socket, metrics, ready).await {
                 tracing::error!(%error, "the HTTP listener has ended");
             }
         });
-        Ok(())
     }
 
-    fn serve_control(&mut self, settings: &Settings, config: Option<PathBuf>) -> Result<(), ServerError> {
-        let path = settings.control_socket();
-        let socket = cli::control::bind(&path).map_err(|source| ServerError::Control { path, source })?;
+    fn serve_control(&mut self, socket: UnixListener, config: Option<PathBuf>) {
         let (queue, reload) = (self.queue.clone(), self.reloader(config));
         self.services.spawn(cli::control::serve(socket, move |request| {
             let (queue, reload) = (queue.clone(), reload.clone());
             async move { control::answer(request, queue, reload.reload()).await }
         }));
-        Ok(())
     }
 
     /// What a SIGHUP or `postern reload` does; `None`: the config did not come from a file.
@@ -281,13 +282,16 @@ impl Server {
             delivery: self.delivery.clone(),
             host: self.host.clone(),
             incoming: self.spool.incoming_directory().to_owned(),
+            limits: self.limits.clone(),
             one_at_a_time: Arc::default(),
         }
     }
 }
 
-/// Puts a changed config into force: tenants, users, chains, plugins, limits, queue and delivery settings. Listeners,
-/// certificates, spool and DNS servers need a restart.
+/// What a reload does not touch.
+const RESTART: &str = "listeners, certificates, [server.http], [spool], [dns], [log] and drain_timeout";
+
+/// Puts a changed config into force: tenants, users, chains, plugins, limits, queue and delivery settings.
 #[derive(Clone)]
 pub struct Reloader {
     config: Option<PathBuf>,
@@ -296,6 +300,7 @@ pub struct Reloader {
     delivery: Arc<Delivery>,
     host: Arc<Host>,
     incoming: PathBuf,
+    limits: Arc<ArcSwap<Limits>>,
     one_at_a_time: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -310,10 +315,25 @@ impl Reloader {
         let chains = plugins::load(&self.host, &settings).await.map_err(|error| error.to_string())?;
         self.delivery.reload(setup::delivery(&settings)).map_err(|error| error.to_string())?;
         self.queue.configure(setup::queue(&settings));
+        self.limits.store(Arc::new(setup::connections(&settings)));
         self.gateway.current.store(Arc::new(setup::snapshot(&settings, self.incoming.clone(), chains)));
         self.gateway.clerk.log.emit(Record::new("reloaded"));
-        Ok("the config is in force; listeners, certificates, spool and DNS servers change with a restart".to_owned())
+        Ok(format!("the config is in force; {RESTART} change with a restart"))
     }
+}
+
+struct Sockets {
+    mail: Vec<TcpListener>,
+    http: Option<TcpListener>,
+    control: UnixListener,
+}
+
+/// With the port that the system has chosen for port 0.
+fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
+    let failed = |source| ServerError::Bind { address, source };
+    let socket = listener::bind(address).map_err(failed)?;
+    let bound = socket.local_addr().map_err(failed)?;
+    Ok((socket, bound))
 }
 
 async fn open_spool(

@@ -6,7 +6,6 @@
 use std::io;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use postern::log::EventLog;
 use postern::mail::Header;
@@ -143,11 +142,8 @@ fn new_machine(directory: std::path::PathBuf, listener: u8) -> Machine {
         directory: Arc::new(fixture::directory()),
         chains: Arc::new(Chains::default()),
     };
-    let gateway = Gateway {
-        current: ArcSwap::from_pointee(snapshot),
-        clerk: Clerk { log: EventLog::new(metrics.clone()).0, metrics },
-        has_room: Box::new(|_| true),
-    };
+    let clerk = Clerk { log: EventLog::new(metrics.clone()).0, metrics };
+    let gateway = Gateway::new(snapshot, clerk, Box::new(|_| true));
     let everybody = "0.0.0.0/0".parse().expect("a network");
     let listener = Listener {
         tls: if listener & 1 == 0 { TlsMode::None } else { TlsMode::StartTls },

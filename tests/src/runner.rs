@@ -6,7 +6,6 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use postern::log::{EventLog, Record};
 use postern::metrics::Metrics;
 use postern::pipeline::{Clerk, SessionId};
@@ -87,15 +86,12 @@ impl Stage {
         let metrics = Arc::new(Metrics::new().map_err(|error| error.to_string())?);
         let (log, events) = EventLog::new(metrics.clone());
         let has_room = dialog.setup.has_room;
-        let gateway = Gateway {
-            current: ArcSwap::from_pointee(Snapshot {
-                settings: Arc::new(settings),
-                directory: Arc::new(fixture::directory()),
-                chains: Arc::new(chains(&dialog.setup.filters, &asked)),
-            }),
-            clerk: Clerk { log, metrics },
-            has_room: Box::new(move |_| has_room),
+        let snapshot = Snapshot {
+            settings: Arc::new(settings),
+            directory: Arc::new(fixture::directory()),
+            chains: Arc::new(chains(&dialog.setup.filters, &asked)),
         };
+        let gateway = Gateway::new(snapshot, Clerk { log, metrics }, Box::new(move |_| has_room));
         let mails = Arc::new(Captured::default());
         mails.fail(dialog.setup.commit);
         let (stop, stopping) = watch::channel(false);

@@ -119,12 +119,11 @@ fn set(settings: &mut Settings, name: &str, value: &str) -> Result<(), String> {
         "max_hops" => settings.max_hops = size()?,
         "max_junk_commands" => settings.max_junk_commands = count()?,
         "max_errors" => settings.max_errors = count()?,
-        "refuse_routed_local_parts" => settings.refuse_routed_local_parts = value == "true",
+        "allow_routed_local_parts" => settings.allow_routed_local_parts = value == "true",
         "body_memory" => settings.body_memory = size()?,
         "incoming_directory" => settings.incoming_directory = value.into(),
         "timeout_command" => settings.timeouts.command = parse_duration(value)?,
         "timeout_data" => settings.timeouts.data = parse_duration(value)?,
-        "timeout_message" => settings.timeouts.message = parse_duration(value)?,
         _ => return Err(format!("no setting {name}")),
     }
     Ok(())

@@ -119,6 +119,7 @@ impl Checker<'_> {
             max_hops: count(written.max_hops, 50),
             junk_commands: count(written.junk_commands, 100),
             max_errors: count(written.max_errors, 20),
+            allow_routed_local_parts: written.allow_routed_local_parts.unwrap_or(false),
             command_timeout: self.positive(written.command_timeout, 5 * MINUTE),
             data_timeout: self.positive(written.data_timeout, 5 * MINUTE),
             handshake_timeout: self.positive(written.handshake_timeout, 30 * SECOND),

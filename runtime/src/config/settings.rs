@@ -68,6 +68,8 @@ pub struct Server {
     pub junk_commands: u32,
     /// 5xx replies to commands in a session, then 421.
     pub max_errors: u32,
+    /// Local parts with `%`, `!` or a quoted `@` are taken (faults.md SP9).
+    pub allow_routed_local_parts: bool,
     /// Waiting for the next command (RFC 5321 §4.5.3.2.7).
     pub command_timeout: Duration,
     /// Waiting for more octets of a message.

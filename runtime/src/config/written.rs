@@ -82,6 +82,7 @@ pub struct Server {
     pub max_hops: Option<Count>,
     pub junk_commands: Option<Count>,
     pub max_errors: Option<Count>,
+    pub allow_routed_local_parts: Option<bool>,
     pub command_timeout: Option<At<Duration>>,
     pub data_timeout: Option<At<Duration>>,
     pub handshake_timeout: Option<At<Duration>>,

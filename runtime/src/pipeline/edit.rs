@@ -33,11 +33,6 @@ pub enum Position {
 }
 
 impl Edit {
-    /// Needs a message: only at `data` and `deliver`.
-    pub fn needs_message(&self) -> bool {
-        matches!(self, Self::AddField { .. } | Self::ReplaceField { .. } | Self::ReplaceBody(_))
-    }
-
     pub fn apply(self, mail: &mut Mail) {
         match (self, mail.message.as_mut()) {
             (Self::AddField { field, position: Position::Top }, Some(message)) => message.header.prepend(field),

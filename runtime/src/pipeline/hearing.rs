@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::chain::{Chain, Chains, Direction, Entry, OnFailure, Scope};
+use super::chain::{Chain, Chains, Direction, Directions, Entry, OnFailure, Scope};
 use super::facts::SessionFacts;
 use super::filter::{Answer, Call, Failure, Judged, Notes};
 use super::stage::Stage;
@@ -34,6 +34,8 @@ pub struct Clerk {
 struct Opinion {
     test: Arc<str>,
     exemptable: bool,
+    /// It counts only for such mail: AUTH may come after it was given.
+    directions: Directions,
     verdict: Verdict,
 }
 
@@ -42,6 +44,8 @@ struct Opinion {
 struct Layer {
     opinions: Vec<Opinion>,
     exemptions: Vec<Arc<str>>,
+    /// In which direction the mail was thought to go when the platform was asked.
+    heard_as: Option<Direction>,
 }
 
 type Memory = HashMap<(Scope, Arc<str>), Notes>;
@@ -51,7 +55,8 @@ type Memory = HashMap<(Scope, Arc<str>), Notes>;
 pub struct SessionStanding {
     connect: Layer,
     helo: Layer,
-    memory: Memory,
+    connect_memory: Memory,
+    helo_memory: Memory,
 }
 
 /// What was said of a transaction. Dropped with it.
@@ -70,6 +75,7 @@ impl SessionStanding {
     /// A new EHLO: what was said of the old one does not count.
     pub fn forget_helo(&mut self) {
         self.helo = Layer::default();
+        self.helo_memory.clear();
     }
 }
 
@@ -93,7 +99,7 @@ impl Hearing {
         if self.held_for_good() {
             return Verdict::Next;
         }
-        let mut layer = Layer::default();
+        let mut layer = Layer { heard_as: Some(self.direction), ..Layer::default() };
         let chain = self.chains.platform.clone();
         self.run(clerk, &Scope::Platform, &chain, stage, None, &mut layer).await;
         let disconnect = strongest(&layer.opinions).filter(|v| matches!(v, Verdict::Disconnect(_)));
@@ -159,6 +165,7 @@ impl Hearing {
             return;
         }
         let mut layer = std::mem::take(&mut self.transaction.mail);
+        self.hear_missed(clerk, &mut layer).await;
         'scopes: for (scope, chain) in self.scopes().into_iter().filter(|(scope, _)| *scope != Scope::Platform) {
             for stage in [Stage::Connect, Stage::Helo, Stage::MailFrom] {
                 if self.run(clerk, &scope, &chain, stage, None, &mut layer).await {
@@ -167,6 +174,25 @@ impl Hearing {
             }
         }
         self.transaction.mail = layer;
+    }
+
+    /// AUTH has turned inbound mail into outbound mail: the platform's entries for that direction alone have not been
+    /// asked about connection and name yet.
+    async fn hear_missed(&mut self, clerk: &Clerk, layer: &mut Layer) {
+        let entries = self.chains.platform.entries.clone();
+        for (stage, heard_as) in
+            [(Stage::Connect, self.session.connect.heard_as), (Stage::Helo, self.session.helo.heard_as)]
+        {
+            if heard_as == Some(self.direction) {
+                continue;
+            }
+            // None at all was asked where a refusal was held that counts no more.
+            let was_asked = |entry: &&Entry| heard_as.is_some_and(|heard_as| entry.directions.has(heard_as));
+            let missed = entries.iter().filter(|entry| !was_asked(entry)).cloned().collect();
+            if self.run(clerk, &Scope::Platform, &Chain { entries: missed }, stage, None, layer).await {
+                return;
+            }
+        }
     }
 
     fn scopes(&self) -> Vec<(Scope, Arc<Chain>)> {
@@ -198,7 +224,12 @@ impl Hearing {
             let verdict = self.ask(clerk, scope, entry, stage, recipient, layer).await;
             if verdict.strength() > 0 {
                 let ends = verdict.is_refusal() && !entry.exemptable;
-                layer.opinions.push(Opinion { test: entry.name.clone(), exemptable: entry.exemptable, verdict });
+                layer.opinions.push(Opinion {
+                    test: entry.name.clone(),
+                    exemptable: entry.exemptable,
+                    directions: entry.directions,
+                    verdict,
+                });
                 if ends {
                     return true;
                 }
@@ -220,7 +251,8 @@ impl Hearing {
     ) -> Verdict {
         let key = (scope.clone(), entry.name.clone());
         // What a plugin noted in the session is read in the transaction; a reading of its own is made when it writes.
-        let notes = self.transaction.memory.get(&key).or_else(|| self.session.memory.get(&key)).cloned();
+        let memories = [&self.transaction.memory, &self.session.helo_memory, &self.session.connect_memory];
+        let notes = memories.into_iter().find_map(|memory| memory.get(&key)).cloned();
         let call = Call {
             stage,
             session: self.facts.clone(),
@@ -279,8 +311,11 @@ impl Hearing {
             layer.exemptions.push(exemption.test.into());
         }
         // The notes of `connect` and `helo` are the session's; RSET must not lose them, nor a transaction leave any.
-        let early = matches!(stage, Stage::Connect | Stage::Helo) && key.0 == Scope::Platform;
-        let memory = if early { &mut self.session.memory } else { &mut self.transaction.memory };
+        let memory = match stage {
+            Stage::Connect if key.0 == Scope::Platform => &mut self.session.connect_memory,
+            Stage::Helo if key.0 == Scope::Platform => &mut self.session.helo_memory,
+            _ => &mut self.transaction.memory,
+        };
         memory.insert(key, answer.notes);
         answer.verdict
     }
@@ -288,14 +323,17 @@ impl Hearing {
     /// A refusal is held that no exemption can lift: nobody need be asked any more.
     fn held_for_good(&self) -> bool {
         let layers = [&self.session.connect, &self.session.helo, &self.transaction.mail];
-        layers.iter().flat_map(|layer| &layer.opinions).any(|o| o.verdict.is_refusal() && !o.exemptable)
+        let counts = |o: &&Opinion| o.directions.has(self.direction);
+        let mut opinions = layers.into_iter().flat_map(|layer| &layer.opinions).filter(counts);
+        opinions.any(|o| o.verdict.is_refusal() && !o.exemptable)
     }
 
     /// The answer to RCPT: all that was said of session, transaction and this recipient.
     fn combine(&self, recipient: &Layer) -> Verdict {
         let lifted = self.lifted(recipient, false);
         let layers = [&self.session.connect, &self.session.helo, &self.transaction.mail, recipient];
-        let opinions: Vec<_> = layers.into_iter().flat_map(|layer| without(&layer.opinions, &lifted)).collect();
+        let mut opinions: Vec<_> = layers.into_iter().flat_map(|layer| without(&layer.opinions, &lifted)).collect();
+        opinions.retain(|opinion| opinion.directions.has(self.direction));
         strongest(&opinions).unwrap_or(Verdict::Next)
     }
 
@@ -362,7 +400,7 @@ mod tests {
 
     use super::*;
     use crate::mail::{Envelope, MessageId};
-    use crate::pipeline::{Cause, Directions, Event, Exemption, Filter, Role, SessionId, StageSet, Usage};
+    use crate::pipeline::{Cause, Event, Exemption, Filter, Role, SessionId, StageSet, Usage};
     use crate::smtp::{Mailbox, ReversePath};
 
     /// Says what its script says, stage by stage, and counts how often it was asked.

@@ -15,8 +15,10 @@ pub struct Acceptance {
 impl Services for Acceptance {
     fn commit(&self, copies: Vec<Accepted>) -> Pin<Box<dyn Future<Output = Result<(), CommitError>> + Send + '_>> {
         let arrival = self.queue.now();
-        let mails: Vec<_> = copies.into_iter().filter_map(|copy| new_mail(copy, arrival)).collect();
+        let mails: Option<Vec<_>> = copies.into_iter().map(|copy| new_mail(copy, arrival)).collect();
         Box::pin(async move {
+            // A copy without content does not come out of a session; should one, it must not be answered 250.
+            let mails = mails.ok_or(CommitError::Failed)?;
             self.queue.accept(mails).await.map_err(|error| match error {
                 SpoolError::Full => CommitError::Full,
                 error => {
@@ -28,7 +30,6 @@ impl Services for Acceptance {
     }
 }
 
-/// A copy without content does not come out of a session.
 fn new_mail(copy: Accepted, arrival: jiff::Timestamp) -> Option<NewMail> {
     let Mail { id, tenant, envelope, message, tags, route } = copy.mail;
     let accepted = queue::Accepted {
@@ -39,6 +40,7 @@ fn new_mail(copy: Accepted, arrival: jiff::Timestamp) -> Option<NewMail> {
         quarantine: copy.kept_back,
         outbound: copy.outbound,
         authenticated: copy.authenticated,
+        origin: copy.origin,
         ..queue::Accepted::new(envelope, arrival)
     };
     Some(NewMail { id, accepted, message: message? })

@@ -8,7 +8,6 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 
@@ -21,23 +20,14 @@ struct Shared {
     ready: Readiness,
 }
 
-/// Serves until `stopping` turns true.
-pub async fn serve(
-    listener: TcpListener,
-    metrics: Arc<Metrics>,
-    ready: Readiness,
-    mut stopping: watch::Receiver<bool>,
-) -> std::io::Result<()> {
+/// Serves until it is dropped: whoever asks while mail is drained must hear that we live and are not ready.
+pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, ready: Readiness) -> std::io::Result<()> {
     let router = Router::new()
         .route("/metrics", get(show_metrics))
         .route("/healthz/live", get(|| async { "ok\n" }))
         .route("/healthz/ready", get(show_ready))
         .with_state(Shared { metrics, ready });
-    let stop = async move {
-        // An error means that the sender is gone, which is a stop too.
-        let _ = stopping.wait_for(|stopping| *stopping).await;
-    };
-    axum::serve(listener, router).with_graceful_shutdown(stop).await
+    axum::serve(listener, router).await
 }
 
 async fn show_metrics(State(shared): State<Shared>) -> impl IntoResponse {

@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::connections::{Connections, Limits, Place, Refusal};
 use crate::pipeline::SessionId;
 use crate::session::connection::Context;
-use crate::session::{Peer, proxy, serve};
+use crate::session::{Peer, TlsMode, proxy, serve};
 use crate::smtp::Reply;
 
 /// After accept() has failed, mostly for want of file descriptors: let some sessions end first.
@@ -26,7 +27,8 @@ const BACKLOG: u32 = 1024;
 pub struct Gate {
     pub context: Context,
     pub connections: Arc<Connections>,
-    pub limits: Limits,
+    /// Changes with a reload.
+    pub limits: Arc<ArcSwap<Limits>>,
     /// Why nobody can be served now; `None`: all is well.
     pub unavailable: Arc<dyn Fn() -> Option<Reply> + Send + Sync>,
 }
@@ -47,7 +49,10 @@ pub async fn run(listener: TcpListener, gate: Gate, drain: Duration) {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stopping.wait_for(|stopping| *stopping) => break,
-            Some(_) = sessions.join_next() => continue,
+            Some(ended) = sessions.join_next() => {
+                tell_panic(ended);
+                continue;
+            }
         };
         match accepted {
             Ok((stream, client)) => drop(sessions.spawn(admit(stream, client, gate.clone()))),
@@ -58,10 +63,23 @@ pub async fn run(listener: TcpListener, gate: Gate, drain: Duration) {
         }
     }
     drop(listener);
-    let ended = tokio::time::timeout(drain, async { while sessions.join_next().await.is_some() {} });
+    let ended = tokio::time::timeout(drain, async {
+        while let Some(ended) = sessions.join_next().await {
+            tell_panic(ended);
+        }
+    });
     if ended.await.is_err() {
         tracing::warn!(open = sessions.len(), "sessions are cut off after the drain time");
         sessions.shutdown().await;
+    }
+}
+
+/// A session that was cut off is no news.
+fn tell_panic(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a session has panicked; this is a fault of the gateway");
     }
 }
 
@@ -83,11 +101,15 @@ async fn admit(mut stream: TcpStream, connecting: SocketAddr, gate: Gate) {
             }
         }
     }
-    let (place, unavailable) = match gate.connections.enter(client.ip(), gate.limits) {
+    let (place, unavailable) = match gate.connections.enter(client.ip(), **gate.limits.load()) {
         Ok(place) => (Some(place), (gate.unavailable)()),
         Err(refusal) => {
             let cause = if refusal == Refusal::Client { "client-limit" } else { "total-limit" };
             refused.with_label_values(&[cause]).inc();
+            if listener.tls == TlsMode::Implicit {
+                // A handshake to say no would cost more than the session that is refused.
+                return;
+            }
             (None, Some(Reply::too_many_connections()))
         }
     };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::settings::{self, ChainEntry, PluginSource};
-use crate::host::table::{Format, Source};
+use crate::host::table::{Format, Source, TableError};
 use crate::host::{Host, Limits, LoadError, Plugin, PluginSettings, Tables};
 use crate::pipeline::{Chain, Chains, Entry, Scope};
 
@@ -24,6 +24,8 @@ pub enum PluginError {
     Read { name: Arc<str>, path: PathBuf, source: std::io::Error },
     #[error("plugin {name}: there is no builtin:{builtin}")]
     NoBuiltin { name: Arc<str>, builtin: Arc<str> },
+    #[error("plugin {name}: table {table}: {source}")]
+    Table { name: Arc<str>, table: String, source: TableError },
     #[error("plugin {name}: {source}")]
     Load { name: Arc<str>, source: LoadError },
 }
@@ -71,7 +73,7 @@ fn key(plugin: &settings::Plugin) -> (Scope, Arc<str>) {
     (plugin.scope.clone(), plugin.name.clone())
 }
 
-async fn load_one(host: &Host, plugin: &settings::Plugin) -> Result<Arc<Plugin>, PluginError> {
+async fn load_one(host: &Host, plugin: &Arc<settings::Plugin>) -> Result<Arc<Plugin>, PluginError> {
     let name = plugin.name.clone();
     let source = match &plugin.source {
         PluginSource::Builtin(builtin) => {
@@ -91,25 +93,36 @@ async fn load_one(host: &Host, plugin: &settings::Plugin) -> Result<Arc<Plugin>,
         source,
         config: plugin.config.clone(),
         grants: plugin.grants.iter().map(|grant| grant.0.to_string()).collect(),
-        tables: tables(plugin),
+        tables: load_tables(plugin).await?,
         limits: limits(&plugin.limits),
         reuse: plugin.reuse,
     };
     host.load(settings).await.map_err(|source| PluginError::Load { name, source })
 }
 
-/// A file named `*.csv` is a map, any other a list.
-fn tables(plugin: &settings::Plugin) -> Arc<Tables> {
+async fn load_tables(plugin: &Arc<settings::Plugin>) -> Result<Arc<Tables>, PluginError> {
+    let (name, plugin) = (plugin.name.clone(), plugin.clone());
+    let read = tokio::task::spawn_blocking(move || tables(&plugin)).await;
+    read.unwrap_or_else(|error| {
+        let source = TableError::Read(PathBuf::new(), error.to_string());
+        Err(PluginError::Table { name, table: String::new(), source })
+    })
+}
+
+/// A file named `*.csv` is a map, any other a list. Blocking. One table that can't be used spoils all: the plugin would
+/// have to refuse mail for want of it.
+pub fn tables(plugin: &settings::Plugin) -> Result<Arc<Tables>, PluginError> {
     let sources = plugin.tables.iter().map(|(name, path)| {
         let csv = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
         let format = if csv { Format::Csv } else { Format::Lines };
         (name.clone(), Source::File { path: path.clone(), format })
     });
     let tables = Tables::load(sources);
-    for (table, error) in tables.failures() {
-        tracing::error!(plugin = %plugin.name, table, %error, "a table can't be used");
+    if let Some((table, error)) = tables.failures().next() {
+        let (name, table) = (plugin.name.clone(), table.to_owned());
+        return Err(PluginError::Table { name, table, source: error.clone() });
     }
-    Arc::new(tables)
+    Ok(Arc::new(tables))
 }
 
 /// What config leaves out is the host's default.

@@ -35,7 +35,7 @@ pub fn session(settings: &Settings, incoming_directory: PathBuf) -> session::Set
         max_hops: count(server.max_hops),
         max_junk_commands: server.junk_commands,
         max_errors: server.max_errors,
-        refuse_routed_local_parts: true,
+        allow_routed_local_parts: server.allow_routed_local_parts,
         incoming_directory,
         body_memory: octets(settings.spool.body_threshold),
         timeouts: session::Timeouts {

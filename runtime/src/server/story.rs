@@ -52,7 +52,8 @@ pub fn line(record: &Record) -> String {
         "message" => format!("   message of {} octets", field("size")),
         "discarded" => "   dropped, as a plugin wished".to_owned(),
         "disconnect" => format!("── {}", field("end")),
-        "log" => format!("     {} says: {}", field("plugin"), field("text")),
+        "plugin-log" => format!("     {} says: {}", field("plugin"), field("text")),
+        "rcpt" => format!("   {} to <{}>: {}", id(record), field("recipient"), field("verdict")),
         "queued" => format!("   {} on disk, queued for {}", id(record), field("to")),
         "attempt" => {
             format!("   {} delivery by {}: {} in {}", id(record), field("route"), field("result"), time("took_us"))

@@ -29,6 +29,8 @@ impl From<Verdict> for Ruling {
             Verdict::Next | Verdict::Accept => Self::Take,
             Verdict::Discard => Self::Drop,
             Verdict::Quarantine(reason) => Self::KeepBack(reason),
+            // RFC 5321 §3.8: 421 says that the connection is closed.
+            Verdict::Defer(reply) if reply.code() == 421 => Self::Close(reply),
             Verdict::Reject(reply) | Verdict::Defer(reply) => Self::Refuse(reply),
             Verdict::Disconnect(reply) => Self::Close(reply),
         }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use prometheus::IntGauge;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
@@ -16,7 +17,7 @@ use super::machine::{Answer, Gateway, Input, Machine, Output, Peer, Question, Wa
 use super::reception::Reception;
 use super::settings::{Listener, Timeouts, TlsMode};
 use crate::log::Record;
-use crate::mail::Mail;
+use crate::mail::{Mail, MessageId};
 use crate::pipeline::{RecordedSession, Stage, TlsFacts};
 use crate::smtp::Reply;
 
@@ -26,8 +27,8 @@ const DATA_READ: usize = 32 * 1024;
 /// Octets, and time, that a client who was told to go may still send before the connection is reset.
 const MAX_DRAIN: u64 = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
-/// Passwords that are compared at one time: argon2 takes some 20 MiB for each.
-const VERIFICATIONS: usize = 4;
+/// Octets a second that a message must come with, on the whole; a slower client keeps others out (RS3).
+const MIN_RATE: u64 = 512;
 
 /// A mail that the chains have taken and the spool has not yet.
 #[derive(Debug, Clone)]
@@ -39,6 +40,8 @@ pub struct Accepted {
     pub authenticated: bool,
     /// To be kept in quarantine, for this reason.
     pub kept_back: Option<String>,
+    /// The copy under whose id the session has been logged, when this is another one of the same mail.
+    pub origin: Option<MessageId>,
 }
 
 /// Why accepted mail was not made durable. Never the client's fault.
@@ -65,7 +68,6 @@ pub struct Context {
     pub services: Arc<dyn Services>,
     /// `None`: no certificate is configured.
     pub tls: Option<TlsAcceptor>,
-    pub verifications: Arc<Semaphore>,
     /// Turns true when the gateway stops.
     pub stopping: watch::Receiver<bool>,
 }
@@ -78,7 +80,7 @@ impl Context {
         tls: Option<TlsAcceptor>,
         stopping: watch::Receiver<bool>,
     ) -> Self {
-        Self { gateway, listener, services, tls, verifications: Arc::new(Semaphore::new(VERIFICATIONS)), stopping }
+        Self { gateway, listener, services, tls, stopping }
     }
 }
 
@@ -86,14 +88,29 @@ impl Context {
 pub async fn serve(stream: impl Stream + 'static, context: Context, peer: Peer, unavailable: Option<Reply>) {
     let metrics = context.gateway.clerk.metrics.clone();
     metrics.sessions.with_label_values(&[context.listener.role.name()]).inc();
-    metrics.sessions_open.inc();
+    let _open = Open::new(metrics.sessions_open.clone());
     let id = peer.id;
     let end = match run(Box::new(stream), &context, peer, unavailable).await {
         Ok(()) => "closed".to_owned(),
         Err(error) => error.to_string(),
     };
-    metrics.sessions_open.dec();
     context.gateway.clerk.log.emit(Record::new("disconnect").session(id).text("end", end));
+}
+
+/// Counts as an open session until it is dropped, also when the session is cut off.
+struct Open(IntGauge);
+
+impl Open {
+    fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 async fn run(stream: Box<dyn Stream>, context: &Context, mut peer: Peer, unavailable: Option<Reply>) -> io::Result<()> {
@@ -111,9 +128,13 @@ async fn run(stream: Box<dyn Stream>, context: &Context, mut peer: Peer, unavail
         input = match machine.step(input, &mut buffer) {
             Output::Read(waiting) => {
                 let replies = machine.take_replies();
-                clock.start(waiting, !replies.is_empty());
+                if waiting == Waiting::Command && buffer.is_empty() && buffer.capacity() > 2 * COMMAND_READ {
+                    // The space that a message needed is not kept for an idle session.
+                    buffer = BytesMut::new();
+                }
+                clock.start(waiting, !replies.is_empty(), machine.is_receiving());
                 write(&mut stream, &replies, timeouts.write).await?;
-                match read(&mut stream, &mut buffer, waiting, &clock, context).await? {
+                match read(&mut stream, &mut buffer, waiting, &mut clock, context).await? {
                     Some(input) => input,
                     None => return Ok(()),
                 }
@@ -132,6 +153,7 @@ async fn run(stream: Box<dyn Stream>, context: &Context, mut peer: Peer, unavail
                 stream = secured;
                 let Some(facts) = facts else { return Ok(()) };
                 machine = machine.after_tls(facts);
+                clock = Clock::new(timeouts);
                 Input::Octets
             }
             Output::Close => {
@@ -147,11 +169,13 @@ async fn run(stream: Box<dyn Stream>, context: &Context, mut peer: Peer, unavail
     }
 }
 
-/// Deadlines are for a whole command and a whole message, not for a read: one octet a minute keeps nobody here (RS3).
+/// Deadlines are for a whole command, and for a message at a least rate, not for a read: one octet a minute keeps nobody
+/// here (RS3).
 struct Clock {
     timeouts: Timeouts,
     command: Instant,
-    message: Option<Instant>,
+    /// When the message began, and how many octets have come since.
+    message: Option<(Instant, u64)>,
 }
 
 impl Clock {
@@ -159,25 +183,30 @@ impl Clock {
         Self { command: Instant::now() + timeouts.command, timeouts, message: None }
     }
 
-    fn start(&mut self, waiting: Waiting, answered: bool) {
-        match waiting {
-            Waiting::Command => {
-                self.message = None;
-                if answered {
-                    self.command = Instant::now() + self.timeouts.command;
-                }
-            }
-            Waiting::Data => {
-                let end = Instant::now() + self.timeouts.message;
-                self.message.get_or_insert(end);
-            }
+    /// `receiving`: a message has begun and not ended, be it between two chunks.
+    fn start(&mut self, waiting: Waiting, answered: bool, receiving: bool) {
+        let now = Instant::now();
+        if waiting == Waiting::Command && answered {
+            self.command = now + self.timeouts.command;
+        }
+        self.message = receiving.then(|| self.message.unwrap_or((now, 0)));
+    }
+
+    fn came(&mut self, octets: usize) {
+        if let Some((_, count)) = &mut self.message {
+            *count += octets as u64;
         }
     }
 
     fn deadline(&self, waiting: Waiting) -> Instant {
-        match (waiting, self.message) {
-            (Waiting::Data, Some(end)) => end.min(Instant::now() + self.timeouts.data),
-            _ => self.command,
+        let now = Instant::now();
+        let read = if waiting == Waiting::Data { now + self.timeouts.data } else { self.command };
+        match self.message {
+            Some((began, octets)) => {
+                let allowance = self.timeouts.command + Duration::from_secs(octets / MIN_RATE);
+                read.min(began + allowance)
+            }
+            None => read,
         }
     }
 }
@@ -187,7 +216,7 @@ async fn read(
     stream: &mut Box<dyn Stream>,
     buffer: &mut BytesMut,
     waiting: Waiting,
-    clock: &Clock,
+    clock: &mut Clock,
     context: &Context,
 ) -> io::Result<Option<Input>> {
     buffer.reserve(if waiting == Waiting::Data { DATA_READ } else { COMMAND_READ });
@@ -201,7 +230,10 @@ async fn read(
         read = timeout_at(clock.deadline(waiting), stream.read_buf(buffer)) => match read {
             Err(_) => Ok(Some(Input::TimedOut)),
             Ok(Ok(0)) => Ok(None),
-            Ok(Ok(_)) => Ok(Some(Input::Octets)),
+            Ok(Ok(octets)) => {
+                clock.came(octets);
+                Ok(Some(Input::Octets))
+            }
             Ok(Err(error)) => Err(error),
         },
         () = stopped => Ok(Some(Input::ShutDown)),
@@ -270,7 +302,7 @@ async fn answer(question: Question, context: &Context) -> Answer {
             Answer::Heard(hearing, verdict)
         }
         Question::Verify { hash, credentials } => {
-            let _permit = context.verifications.acquire().await;
+            let _permit = context.gateway.verifications.acquire().await;
             let check = move || password_is_right(hash.as_deref(), &credentials.password);
             Answer::Verified(tokio::task::spawn_blocking(check).await.unwrap_or(false))
         }

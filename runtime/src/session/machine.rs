@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 
 use super::authentication::{Credentials, Exchange};
 use super::connection::{Accepted, CommitError};
@@ -33,11 +33,14 @@ use crate::pipeline::{
 };
 use crate::smtp::Reply;
 use crate::smtp::data::LineEnds;
-use crate::smtp::line::{Line, LineReader, MAX_AUTH, MAX_COMMAND};
+use crate::smtp::line::{Line, LineReader, MAX_AUTH, MAX_COMMAND, starts_with};
 use crate::tenancy::User;
 
 /// How long an answer waits that is meant to slow a session down.
 const SLOW_DOWN: Duration = Duration::from_secs(1);
+
+/// Passwords that are compared at one time: argon2 takes some 20 MiB for each.
+const VERIFICATIONS: usize = 4;
 
 /// What all sessions share.
 pub struct Gateway {
@@ -45,6 +48,15 @@ pub struct Gateway {
     pub clerk: Clerk,
     /// The spool can take so many octets more.
     pub has_room: Box<dyn Fn(u64) -> bool + Send + Sync>,
+    /// Passwords that may be compared now.
+    pub verifications: Semaphore,
+}
+
+impl Gateway {
+    pub fn new(snapshot: Snapshot, clerk: Clerk, has_room: Box<dyn Fn(u64) -> bool + Send + Sync>) -> Self {
+        let verifications = Semaphore::new(VERIFICATIONS);
+        Self { current: ArcSwap::from_pointee(snapshot), clerk, has_room, verifications }
+    }
 }
 
 /// Who is at the other end.
@@ -214,8 +226,9 @@ impl Machine {
         Self { standing, errors: self.errors, junk: self.junk, state: State::Command, ..fresh }
     }
 
-    pub fn peer(&self) -> &Peer {
-        &self.peer
+    /// A message is on its way, be it between two chunks.
+    pub fn is_receiving(&self) -> bool {
+        self.transaction.as_ref().is_some_and(|transaction| transaction.reception.is_some())
     }
 
     pub fn settings(&self) -> &Settings {
@@ -259,7 +272,7 @@ impl Machine {
             }
             let lenient = self.line_ends == LineEnds::Normalize;
             next = match &self.state {
-                State::Command => match self.lines.next(buffer, MAX_COMMAND, lenient) {
+                State::Command => match self.lines.next(buffer, max_line(buffer), lenient) {
                     Line::Incomplete => return Output::Read(Waiting::Command),
                     line => self.command_line(line, buffer),
                 },
@@ -355,7 +368,11 @@ impl Machine {
     }
 
     fn facts(&self) -> Arc<SessionFacts> {
-        let directory = &self.gateway.current.load().directory;
+        // One snapshot from MAIL to the reply.
+        let directory = match &self.transaction {
+            Some(transaction) => transaction.snapshot.directory.clone(),
+            None => self.gateway.current.load().directory.clone(),
+        };
         Arc::new(SessionFacts {
             id: self.peer.id,
             client: self.peer.client,
@@ -405,4 +422,9 @@ impl Machine {
             transaction.mail = mail;
         }
     }
+}
+
+/// RFC 4954 §4: a line with an initial response may be longer than other commands.
+fn max_line(buffer: &BytesMut) -> usize {
+    if starts_with(buffer, b"AUTH ") { MAX_AUTH } else { MAX_COMMAND }
 }

@@ -158,7 +158,12 @@ impl Reception {
             self.separated = true;
             return;
         }
-        if !is_header_line(line, self.header.is_empty()) {
+        let first = self.header.is_empty();
+        if first && is_mbox_line(line) {
+            // With our trace field above it, it would end the header for those who take it for the body's first line.
+            return;
+        }
+        if !is_header_line(line, first) {
             // A body without an empty line before it. It gets one, else its first line would stand among the fields that
             // we and the plugins add, and servers differ on where such a header ends.
             self.in_header = false;
@@ -197,14 +202,15 @@ impl Reception {
     }
 }
 
-/// RFC 5322 §2.2: `name:`, or a continuation. The first line may also be the `From ` of an mbox, which some clients
-/// leave there; it is kept as it is and counts towards the header's size.
+/// The `From ` with which an mbox begins each message, and which some clients leave there. `From :` is a field.
+fn is_mbox_line(line: &[u8]) -> bool {
+    (line.starts_with(b"From ") || line.starts_with(b">From ")) && !is_header_line(line, true)
+}
+
+/// RFC 5322 §2.2: `name:`, or a continuation.
 fn is_header_line(line: &[u8], first: bool) -> bool {
     if line.starts_with(b" ") || line.starts_with(b"\t") {
         return !first;
-    }
-    if first && (line.starts_with(b"From ") || line.starts_with(b">From ")) {
-        return true;
     }
     let Some(colon) = line.iter().position(|&b| b == b':') else { return false };
     let name = line.get(..colon).unwrap_or_default().trim_ascii_end();
@@ -246,7 +252,8 @@ mod tests {
             ("\r\nbody\r\n.\r\n", "", "body\r\n", true),
             ("hello\r\nA: 1\r\n.\r\n", "", "hello\r\nA: 1\r\n", true),
             ("A: 1\r\n folded\r\nno field\r\n\r\nx\r\n.\r\n", "A: 1\r\n folded\r\n", "no field\r\n\r\nx\r\n", true),
-            ("From me\r\nA: 1\r\n\r\nx\r\n.\r\n", "From me\r\nA: 1\r\n", "x\r\n", true),
+            ("From me\r\nA: 1\r\n\r\nx\r\n.\r\n", "A: 1\r\n", "x\r\n", true),
+            ("From : me\r\n\r\nx\r\n.\r\n", "From : me\r\n", "x\r\n", true),
             (" folded first\r\n\r\nx\r\n.\r\n", "", " folded first\r\n\r\nx\r\n", true),
         ] {
             for piece in 1..=input.len() {

@@ -31,8 +31,8 @@ pub struct Settings {
     pub max_junk_commands: u32,
     /// Replies 4xx and 5xx to commands, before the session is ended.
     pub max_errors: u32,
-    /// Local parts with `%`, `!` or a quoted `@` are refused.
-    pub refuse_routed_local_parts: bool,
+    /// Local parts with `%`, `!` or a quoted `@` are taken, as they stand; a next hop may still obey them.
+    pub allow_routed_local_parts: bool,
     /// Where bodies too big for memory are put while they arrive.
     pub incoming_directory: PathBuf,
     /// Octets of a body that stay in memory.
@@ -40,15 +40,14 @@ pub struct Settings {
     pub timeouts: Timeouts,
 }
 
-/// RFC 5321 §4.5.3.2.7 asks for at least 5 minutes for a command; DATA blocks are bounded by a rate instead (RS3).
+/// RFC 5321 §4.5.3.2.7 asks for at least 5 minutes for a command. A message may take as long on the whole, and longer in
+/// proportion to what has come of it (RS3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
     /// For a whole command line, from the reply before it.
     pub command: Duration,
     /// For the next octets of a message.
     pub data: Duration,
-    /// For a whole message, whatever its size; a slower client is cut off.
-    pub message: Duration,
     /// For the client to take our reply.
     pub write: Duration,
     pub tls_handshake: Duration,
@@ -59,7 +58,6 @@ impl Default for Timeouts {
         Self {
             command: Duration::from_secs(300),
             data: Duration::from_secs(180),
-            message: Duration::from_secs(3600),
             write: Duration::from_secs(120),
             tls_handshake: Duration::from_secs(30),
         }
@@ -79,7 +77,7 @@ impl Default for Settings {
             max_hops: 50,
             max_junk_commands: 100,
             max_errors: 20,
-            refuse_routed_local_parts: true,
+            allow_routed_local_parts: false,
             incoming_directory: std::env::temp_dir(),
             body_memory: 256 * 1024,
             timeouts: Timeouts::default(),

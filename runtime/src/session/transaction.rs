@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::connection::CommitError;
 use super::reception::Reception;
 use super::settings::Snapshot;
 use crate::mail::{Envelope, Mail, MessageId, Recipient};
@@ -28,8 +29,10 @@ pub struct Transaction {
     pub reception: Option<Reception>,
     /// BDAT has begun: DATA and RCPT are out of order from here on.
     pub chunking: bool,
-    /// The disk did not take the body.
-    pub storage_failed: bool,
+    /// The disk did not take the body, for this reason.
+    pub storage_failure: Option<CommitError>,
+    /// All of it goes to quarantine, as a plugin wished of the whole mail.
+    pub all_kept_back: bool,
 }
 
 impl Transaction {
@@ -54,7 +57,8 @@ impl Transaction {
             postmaster: 0,
             reception: None,
             chunking: false,
-            storage_failed: false,
+            storage_failure: None,
+            all_kept_back: false,
         }
     }
 

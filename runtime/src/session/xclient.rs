@@ -1,6 +1,6 @@
 //! XCLIENT: a trusted front end says for whom it speaks (Postfix' XCLIENT protocol).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::sync::OnceCell;
@@ -27,13 +27,17 @@ pub enum XClientError {
 /// What the peer is after the attributes were taken into account.
 pub fn apply(peer: &Peer, attributes: &[(String, String)]) -> Result<Said, XClientError> {
     let mut said = Said { peer: peer.clone(), helo: None, login: None };
-    for (name, value) in attributes {
+    // The address first, wherever it stands: it takes the name with it that was known of the old one.
+    let (addresses, others): (Vec<_>, Vec<_>) = attributes.iter().partition(|(name, _)| name == "ADDR");
+    for (name, value) in addresses.into_iter().chain(others) {
         let bad = || XClientError::Value(name.clone());
         let value = xtext::decode(value).ok_or_else(bad)?;
         let known = !value.eq_ignore_ascii_case("[UNAVAILABLE]") && !value.eq_ignore_ascii_case("[TEMPUNAVAIL]");
         match name.as_str() {
-            "ADDR" if known => {
-                said.peer.client.set_ip(address(&value).ok_or_else(bad)?);
+            "ADDR" => {
+                // An unknown client is not the front end: it must not have what that one is trusted with.
+                let unknown = IpAddr::from([0, 0, 0, 0]);
+                said.peer.client.set_ip(if known { address(&value).ok_or_else(bad)? } else { unknown });
                 said.peer.client_name = Arc::default();
             }
             "PORT" if known => said.peer.client.set_port(value.parse().map_err(|_| bad())?),
@@ -42,7 +46,7 @@ pub fn apply(peer: &Peer, attributes: &[(String, String)]) -> Result<Said, XClie
             "HELO" if known => said.helo = Some(value).filter(|v| v.len() <= 255 && !v.contains(' ')),
             "LOGIN" if known => said.login = Some(value),
             "NAME" => said.peer.client_name = Arc::new(OnceCell::new_with(Some(client_name(&value, known)))),
-            "ADDR" | "PORT" | "DESTADDR" | "DESTPORT" | "HELO" | "LOGIN" | "PROTO" => {}
+            "PORT" | "DESTADDR" | "DESTPORT" | "HELO" | "LOGIN" | "PROTO" => {}
             _ => return Err(XClientError::Unknown(name.clone())),
         }
     }
@@ -63,11 +67,4 @@ fn address(value: &str) -> Option<IpAddr> {
         _ => value,
     };
     plain.parse().ok()
-}
-
-/// For a peer that comes through PROXY: the same change of address.
-pub fn behind_proxy(peer: &mut Peer, client: SocketAddr, local: SocketAddr) {
-    peer.client = client;
-    peer.local = local;
-    peer.client_name = Arc::default();
 }

@@ -46,8 +46,6 @@ pub struct MailParameters {
     pub ret: Option<crate::smtp::dsn::Ret>,
     /// RFC 3461 §4.4, xtext as given.
     pub envid: Option<String>,
-    /// RFC 4954 §5, xtext as given. Not believed, not passed on.
-    pub auth: Option<String>,
     /// Something in the command needs SMTPUTF8, a domain given as U-labels too (RFC 6531 §3.4).
     pub non_ascii: bool,
 }
@@ -166,7 +164,8 @@ fn mail(argument: Option<&str>) -> Result<Command, CommandError> {
                 // RFC 3461 §4.4: at most 100 characters.
                 parameters.envid = Some(legal(xtext::decode(value), value, 100).ok_or_else(bad)?);
             }
-            ("AUTH", Some(value)) => parameters.auth = Some(value.to_owned()),
+            // RFC 4954 §5: who is meant is not believed, and not passed on.
+            ("AUTH", Some(_)) => {}
             ("SIZE" | "BODY" | "SMTPUTF8" | "RET" | "ENVID" | "AUTH", _) => return Err(bad()),
             _ => return Err(CommandError::UnknownParameter(keyword)),
         }

@@ -33,6 +33,8 @@ pub struct LineReader {
     discarded: usize,
     /// Where the search for LF goes on; what stands before was looked at.
     searched: usize,
+    /// The line that was given last began with `BDAT`, whatever became of it.
+    bdat: bool,
 }
 
 impl LineReader {
@@ -49,6 +51,9 @@ impl LineReader {
         };
         self.searched = 0;
         let discarded = std::mem::take(&mut self.discarded);
+        if discarded == 0 {
+            self.bdat = starts_with(input, b"BDAT");
+        }
         let mut line = input.split_to(lf + 1);
         line.truncate(lf);
         let crlf = line.last() == Some(&b'\r');
@@ -64,12 +69,20 @@ impl LineReader {
         Line::Complete(line.to_vec())
     }
 
+    /// Octets follow a BDAT that could not be understood, and nobody knows how many.
+    pub fn was_bdat(&self) -> bool {
+        self.bdat
+    }
+
     fn keep_waiting(&mut self, input: &mut BytesMut, max: usize) -> Line {
         if input.len() + self.discarded > MAX_DISCARD {
             return Line::Endless;
         }
         // One octet stays: it may be the CR of a CRLF that is still on its way.
         if input.len() > max + 2 {
+            if self.discarded == 0 {
+                self.bdat = starts_with(input, b"BDAT");
+            }
             let surplus = input.len() - 1;
             input.advance(surplus);
             self.discarded += surplus;
@@ -77,6 +90,11 @@ impl LineReader {
         }
         Line::Incomplete
     }
+}
+
+/// Without regard to case.
+pub fn starts_with(input: &[u8], word: &[u8]) -> bool {
+    input.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
 }
 
 #[cfg(test)]

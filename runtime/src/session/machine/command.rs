@@ -22,8 +22,8 @@ impl Machine {
         self.verb = "unknown";
         let line = match line {
             Line::Complete(line) => line,
-            Line::TooLong => return self.complain(Reply::command_too_long()),
-            Line::BareLineEnd => return self.complain(Reply::bare_line_end_in_command()),
+            Line::TooLong => return self.not_understood(Reply::command_too_long()),
+            Line::BareLineEnd => return self.not_understood(Reply::bare_line_end_in_command()),
             Line::TlsHello => {
                 self.say(&Reply::not_smtp());
                 return Next::Close;
@@ -53,15 +53,18 @@ impl Machine {
                 self.say(&to_command_error(&error));
                 Next::Close
             }
-            Err(error) => {
-                let bdat = line.get(..4).is_some_and(|verb| verb.eq_ignore_ascii_case(b"BDAT"));
-                if bdat {
-                    // How many octets follow is not known: the transaction is dead (SP8).
-                    self.transaction = None;
-                }
-                self.complain(to_command_error(&error))
-            }
+            Err(error) => self.not_understood(to_command_error(&error)),
         }
+    }
+
+    /// After a BDAT nobody knows how many octets of a message follow; read as commands they would be an envelope of
+    /// somebody else's making. So that is the end (SP8).
+    fn not_understood(&mut self, reply: Reply) -> Next {
+        if self.lines.was_bdat() {
+            self.say(&reply);
+            return Next::Close;
+        }
+        self.complain(reply)
     }
 
     /// What may be said when, and what must be the last of a group (RFC 2920 §3.1).
@@ -130,7 +133,7 @@ impl Machine {
     }
 
     /// R73: NOOP, VRFY, ETRN, RSET and the like, which move nothing on.
-    fn junk_command(&mut self, reply: &Reply) -> Next {
+    pub(super) fn junk_command(&mut self, reply: &Reply) -> Next {
         self.junk += 1;
         if self.junk > self.settings.max_junk_commands {
             self.say(&Reply::too_many_junk_commands());

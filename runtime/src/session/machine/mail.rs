@@ -35,8 +35,13 @@ impl Machine {
             return self.complain(Reply::bad_sequence("Nested MAIL command"));
         }
         let facts = self.facts();
-        if self.listener.role == Role::Submission && self.user.is_none() && !facts.trusted {
-            return self.complain(Reply::authentication_required());
+        let stranger = self.user.is_none() && !facts.trusted;
+        match self.listener.role {
+            Role::Submission if stranger => return self.complain(Reply::authentication_required()),
+            // Only for clients that config trusts, or that log in where they can.
+            Role::Relay if stranger && self.listener.auth => return self.complain(Reply::authentication_required()),
+            Role::Relay if stranger => return self.complain(Reply::relay_denied()),
+            _ => {}
         }
         if parameters.non_ascii && !parameters.smtputf8 {
             return self.complain(Reply::non_ascii_without_smtputf8());
@@ -62,8 +67,7 @@ impl Machine {
             return self.complain(Reply::message_too_big());
         }
         if !(self.gateway.has_room)(declared) {
-            self.say(&Reply::storage_full());
-            return Next::GoOn;
+            return self.junk_command(&Reply::storage_full());
         }
         let record =
             self.record("mail").id(transaction.mail.id).text("sender", &transaction.mail.envelope.reverse_path);
@@ -104,12 +108,7 @@ impl Machine {
         }
         // R46: those taken stay taken.
         if transaction.taken() >= transaction.max_recipients() {
-            transaction.overshoot += 1;
-            if transaction.overshoot > MAX_OVERSHOOT {
-                return self.complain(Reply::too_many_recipients());
-            }
-            self.say(&Reply::too_many_recipients());
-            return Next::GoOn;
+            return self.one_too_many(&Reply::too_many_recipients());
         }
         match self.relay(&path) {
             Relay::Denied => self.complain(Reply::relay_denied()),
@@ -117,6 +116,18 @@ impl Machine {
             Relay::Outbound => self.judge_rcpt(path, parameters, None),
             Relay::Tenant(tenant) => self.judge_rcpt(path, parameters, Some(tenant)),
         }
+    }
+
+    /// Those taken stay taken (R46). Who sends a long group hears 4xx for the rest of it and comes back with them; who goes
+    /// on and on is in error.
+    fn one_too_many(&mut self, reply: &Reply) -> Next {
+        let Some(transaction) = &mut self.transaction else { return Next::Close };
+        transaction.overshoot += 1;
+        if transaction.overshoot > MAX_OVERSHOOT {
+            return self.complain(reply.clone());
+        }
+        self.say(reply);
+        Next::GoOn
     }
 
     /// Not an open relay, in any form of address (faults.md SP9).
@@ -135,16 +146,18 @@ impl Machine {
         }
         let facts = self.facts();
         let may_relay = facts.trusted || self.user.is_some();
-        if self.settings.refuse_routed_local_parts && mailbox.local.looks_routed() && !may_relay {
+        if !self.settings.allow_routed_local_parts && mailbox.local.looks_routed() && !may_relay {
             return Relay::Denied;
         }
         let Some(transaction) = &self.transaction else { return Relay::Denied };
         let directory = &transaction.snapshot.directory;
         let tenant = mailbox.domain().and_then(|domain| directory.tenant_of(domain));
         match tenant {
+            // R6, whoever asks: by MX the mail would come back to us.
+            Some(tenant) if tenant.destination.is_none() => Relay::Denied,
             _ if may_relay => Relay::Outbound,
-            Some(tenant) if tenant.destination.is_some() => Relay::Tenant(tenant.clone()),
-            _ => Relay::Denied,
+            Some(tenant) => Relay::Tenant(tenant.clone()),
+            None => Relay::Denied,
         }
     }
 
@@ -175,8 +188,7 @@ impl Machine {
         if let Some(tenant) = tenant {
             match &transaction.tenant {
                 Some(fixed) if fixed.name != tenant.name => {
-                    self.say(&Reply::other_tenant());
-                    return Next::GoOn;
+                    return self.one_too_many(&Reply::other_tenant());
                 }
                 Some(_) => {}
                 None => {

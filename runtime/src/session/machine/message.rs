@@ -64,7 +64,7 @@ impl Machine {
         if let Err(error) = result {
             tracing::error!(%error, "a message can't be written to the incoming directory");
             // Read on to the end, keep nothing, and say 4xx there.
-            transaction.storage_failed = true;
+            transaction.storage_failure = Some(storage_failure(&error));
             reception.discard();
         }
         transaction.reception = Some(reception);
@@ -128,6 +128,10 @@ impl Machine {
             (true, true) => self.finish(),
             (true, false) => {
                 self.state = State::Command;
+                // An empty chunk moves nothing on (RS14).
+                if size == 0 {
+                    return self.junk_command(&Reply::chunk_ok(0));
+                }
                 self.say(&Reply::chunk_ok(size));
                 self.after_piece()
             }
@@ -144,13 +148,16 @@ impl Machine {
     }
 
     pub(super) fn proceed_finish(&mut self, result: Result<io::Result<Message>, Unacceptable>) -> Next {
-        let failed = self.transaction.as_ref().is_none_or(|transaction| transaction.storage_failed);
+        let failure = self.transaction.as_ref().and_then(|transaction| transaction.storage_failure);
         let mut message = match result {
-            _ if failed => return self.refuse_message(Reply::storage_full(), "defer"),
+            _ if failure.is_some() => {
+                let reply = failure.map_or_else(Reply::local_error, to_commit_error);
+                return self.refuse_message(reply, "defer");
+            }
             Err(fault) => return self.refuse_message(to_unacceptable(fault), "reject"),
             Ok(Err(error)) => {
                 tracing::error!(%error, "a message can't be written to the incoming directory");
-                return self.refuse_message(Reply::local_error(), "defer");
+                return self.refuse_message(to_commit_error(storage_failure(&error)), "defer");
             }
             Ok(Ok(message)) => message,
         };
@@ -224,6 +231,7 @@ impl Machine {
                         outbound,
                         authenticated,
                         kept_back: reason,
+                        origin: (!copies.is_empty()).then_some(whole.id),
                     });
                 }
             }
@@ -231,8 +239,7 @@ impl Machine {
         if copies.is_empty() {
             return self.drop_message();
         }
-        let verdict = if kept_back.is_some() { "quarantine" } else { "accept" };
-        self.gateway.clerk.metrics.messages.with_label_values(&[verdict]).inc();
+        transaction.all_kept_back = kept_back.is_some();
         Next::Ask(Question::Commit(copies), Pending::Commit)
     }
 
@@ -243,6 +250,8 @@ impl Machine {
             return self.refuse_message(to_commit_error(error), "defer");
         }
         let metrics = &self.gateway.clerk.metrics;
+        let verdict = if transaction.all_kept_back { "quarantine" } else { "accept" };
+        metrics.messages.with_label_values(&[verdict]).inc();
         metrics.count_tenant(transaction.mail.tenant.as_ref());
         metrics.message_octets.inc_by(transaction.mail.message.as_ref().map_or(0, Message::len));
         self.accepted(id)
@@ -271,5 +280,13 @@ impl Machine {
         let next = self.complain(reply);
         self.transaction = None;
         next
+    }
+}
+
+/// Whether the disk is full, or does not work (faults.md D1–D3).
+fn storage_failure(error: &io::Error) -> CommitError {
+    match error.kind() {
+        io::ErrorKind::StorageFull => CommitError::Full,
+        _ => CommitError::Failed,
     }
 }
