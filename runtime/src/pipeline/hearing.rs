@@ -433,6 +433,7 @@ mod tests {
             message: None,
             tags: Vec::new(),
             route: None,
+            recipient_routes: Vec::new(),
         };
         Hearing {
             chains: Arc::new(chains),
