@@ -17,6 +17,8 @@ pub use header::{Field, Header};
 pub use id::MessageId;
 pub use route::{Route, TlsPolicy};
 
+use crate::smtp::Mailbox;
+
 /// Header and body, as received (dot-unstuffed), with edits applied.
 #[derive(Debug, Clone)]
 pub struct Message {
@@ -48,4 +50,6 @@ pub struct Mail {
     pub tags: Vec<String>,
     /// Where it goes; `None`: the tenant's destination, or by MX.
     pub route: Option<Route>,
+    /// Recipients that go elsewhere, each at most once; set at `deliver`, else empty.
+    pub recipient_routes: Vec<(Mailbox, Route)>,
 }

@@ -70,8 +70,8 @@ impl RuleConfig {
 }
 
 impl Target {
-    pub fn route(&self) -> Route {
-        self.route.clone()
+    pub fn route(&self) -> &Route {
+        &self.route
     }
 }
 

@@ -15,44 +15,84 @@ fn gateway() -> Gateway {
     grants.iter().fold(Gateway::new().config(RULES), |gateway, grant| gateway.grant(grant))
 }
 
-fn deliver(mail: Mail) -> Option<Route> {
+/// Where each recipient goes; `-`: where the gateway sends it.
+fn deliver(mail: Mail) -> Vec<String> {
     let mut mail = mail.content("Subject: x\n\nx\n");
     let judged = gateway().deliver::<Routing>(&Client::at("192.0.2.1"), &mut mail);
     assert_eq!(judged.verdict, Verdict::Next);
-    mail.route
+    let route = |address: &Address| {
+        let own = mail.recipient_routes.iter().find(|(of, _)| of == address).map(|(_, route)| route);
+        match own.or(mail.route.as_ref()) {
+            Some(Route::Mx) => "mx".to_owned(),
+            Some(Route::MxOf(domain)) => format!("mx:{domain}"),
+            Some(Route::Host(host, port)) => format!("{host}:{port}"),
+            Some(Route::SmartHost(name)) => name.clone(),
+            None => "-".to_owned(),
+        }
+    };
+    mail.recipients.iter().map(|recipient| route(&recipient.address)).collect()
+}
+
+fn to(sender: &str, recipients: &[&str]) -> Mail {
+    recipients.iter().fold(Mail::from(sender), |mail, recipient| mail.to(recipient))
 }
 
 #[test]
-fn r53_r54_the_first_rule_that_matches_decides() {
-    let smart_host = |name: &str| Some(Route::SmartHost(name.into()));
+fn r53_r54_for_each_recipient_the_first_rule_that_matches_decides() {
+    let bob = "bob.example.net:2525";
     for (sender, recipients, expected) in [
-        ("a@example.edu", &["bob@example.com"][..], Some(Route::Host("bob.example.net".into(), 2525))),
-        ("news@example.org", &["bob@example.com"], Some(Route::Host("bob.example.net".into(), 2525))),
-        ("a@example.edu", &["al@example.com"], smart_host("partner")),
-        ("a@example.edu", &["al@mail.example.com", "bob@example.com"], smart_host("partner")),
-        ("NEWS@example.org", &["al@example.edu"], smart_host("bulk")),
-        ("x@lists.example.org", &["al@example.edu"], smart_host("bulk")),
-        ("x@mail.example.org", &["al@example.edu"], Some(Route::Mx)),
-        ("x@example.org", &["al@example.edu"], None),
-        ("a@example.edu", &["al@example.net"], Some(Route::MxOf("relay.example.net".into()))),
-        ("a@example.edu", &["al@example.edu"], None),
+        ("a@example.edu", &["bob@example.com"][..], &[bob][..]),
+        ("news@example.org", &["bob@example.com"], &[bob]),
+        ("a@example.edu", &["al@example.com"], &["partner"]),
+        ("a@example.edu", &["al@mail.example.com", "bob@example.com"], &["partner", bob]),
+        ("a@example.edu", &["al@example.edu", "bob@example.com"], &["-", bob]),
+        ("a@example.edu", &["bob@example.com", "al@example.edu", "al@example.com"], &[bob, "-", "partner"]),
+        ("news@example.org", &["al@example.edu", "bob@example.com", "cy@example.edu"], &["bulk", bob, "bulk"]),
+        ("NEWS@example.org", &["al@example.edu"], &["bulk"]),
+        ("x@lists.example.org", &["al@example.edu"], &["bulk"]),
+        ("x@mail.example.org", &["al@example.edu", "al@example.net"], &["mx", "mx"]),
+        ("x@example.org", &["al@example.edu"], &["-"]),
+        ("a@example.edu", &["al@example.net"], &["mx:relay.example.net"]),
+        ("a@example.edu", &["al@example.edu", "al@example.net"], &["-", "mx:relay.example.net"]),
+        ("a@example.edu", &["al@example.edu"], &["-"]),
     ] {
-        let mail = recipients.iter().fold(Mail::from(sender), |mail, recipient| mail.to(recipient));
-        assert_eq!(deliver(mail), expected, "{sender} {recipients:?}");
+        assert_eq!(deliver(to(sender, recipients)), expected, "{sender} {recipients:?}");
     }
 }
 
 #[test]
 fn a_bounce_has_no_sender_to_match() {
-    assert_eq!(deliver(Mail::from_null_sender().to("al@example.edu")), None);
+    assert_eq!(deliver(Mail::from_null_sender().to("al@example.edu").to("al@example.com")), ["-", "partner"]);
 }
 
 #[test]
-fn a_rule_on_some_of_the_recipients_is_passed_over_and_logged() {
-    let mut mail = Mail::from("a@example.edu").to("bob@example.com").to("al@example.edu").content("\n");
-    let judged = gateway().deliver::<Routing>(&Client::at("192.0.2.1"), &mut mail);
-    assert_eq!(mail.route, None);
-    assert_eq!(judged.log[0], "warn: rule \"bob\" is passed over: it lists 1 of 2 recipients");
+fn a_mail_whose_recipients_agree_stays_whole() {
+    const SAME: &str = r#"{"rules": [
+        {"name": "bob", "recipient": ["bob@example.com"], "to": "mx"},
+        {"name": "all", "recipient": ["example.com"], "to": "mx"}
+    ]}"#;
+    let gateway = Gateway::new().config(SAME).grant("route:mx");
+    let mut mail = to("a@example.edu", &["al@example.com", "bob@example.com"]).content("\n");
+    let judged = gateway.deliver::<Routing>(&Client::at("192.0.2.1"), &mut mail);
+    assert_eq!((mail.route, mail.recipient_routes), (Some(Route::Mx), vec![]));
+    assert_eq!(judged.log, ["info: rule \"bob\": mx: 1 of 2 recipients", "info: rule \"all\": mx: 1 of 2 recipients"]);
+}
+
+#[test]
+fn a_mail_of_a_thousand_recipients_fits() {
+    let many: Vec<String> = (0..999).map(|n| format!("u{n}@example.com")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).chain(["al@example.edu"]).collect();
+    let routes = deliver(to("a@example.edu", &many));
+    assert_eq!(routes.iter().filter(|route| *route == "partner").count(), 999);
+    assert_eq!(routes.last().map(String::as_str), Some("-"));
+}
+
+#[test]
+fn one_route_that_is_not_granted_holds_all_back() {
+    let mut mail = to("a@example.edu", &["bob@example.com", "al@example.com"]).content("\n");
+    let judged =
+        Gateway::new().config(RULES).grant("route:host").deliver::<Routing>(&Client::at("192.0.2.1"), &mut mail);
+    assert_eq!(judged.verdict.to_string(), "defer 451 4.3.5 Local error in configuration");
 }
 
 #[test]

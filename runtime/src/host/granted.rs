@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::dns::{Answer, DnsError, Lookup, NameService, Question, RecordType};
 use super::guest::{Bench, Guest, Names, bench_with, call, call_at, settings, small};
 use super::{PluginSettings, Settings};
-use crate::mail::{Body, BodyWriter, Mail, Route};
+use crate::mail::{Body, BodyWriter, Mail, Recipient, Route};
 use crate::pipeline::{self, Call, ClientName, Edit, Filter as _, Position, Stage};
 
 /// Where results come back to, and where texts of the test stand.
@@ -291,6 +291,37 @@ async fn edits_come_out_as_they_were_asked_for() {
         panic!("{edits:?}")
     };
     assert_eq!((&field.raw()[..], &**name, tag.as_str()), (&b"X-Seen: yes\r\n"[..], "partner", "spam:low"));
+}
+
+#[tokio::test]
+async fn a_recipients_route_through_the_abi() {
+    const STAGE: u8 = 0;
+    const INVALID: u8 = 1;
+    const DENIED: u8 = 2;
+    let set = |script: Script, to: &[u8], host: &[u8]| {
+        // A smart host; the port of the variant's largest case stays 0.
+        let operands = "(local.get $message) {} {} (i32.const 3) {} (i32.const 0) (i32.const 4096)";
+        script.call("route", operands, &[to, b"Example.com", host])
+    };
+    let params = "i32 i32 i32 i32 i32 i32 i32 i32 i32 i32";
+    let script = || Script::new().import("message", "[method]message.set-recipient-route", "route", params);
+    let mut at_deliver = call_at(Stage::Deliver);
+    let mail = Arc::make_mut(at_deliver.mail.as_mut().unwrap());
+    mail.envelope.recipients = ["a@example.com", "b@example.com"].map(|to| Recipient::new(to.parse().unwrap())).into();
+
+    let asked = set(script(), b"b", b"partner").octet(RESULT, 0);
+    let asked =
+        set(asked, b"a", b"other").octet(RESULT, 1).octet(RESULT + 4, DENIED).octets(&at(RESULT + 8), b"route:other");
+    let asked = set(asked, b"c", b"partner").octet(RESULT, 1).octet(RESULT + 4, INVALID);
+    let asked = set(asked, b"a\r\n", b"partner").octet(RESULT, 1).octet(RESULT + 4, INVALID);
+    let plugin = granted(asked.at(Stage::Deliver), &["route:partner"]);
+    let edits = run(&Bench::new(), plugin, at_deliver).await.edits;
+    let [Edit::SetRecipientRoute(mailbox, Route::SmartHost(name))] = edits.as_slice() else { panic!("{edits:?}") };
+    assert_eq!((mailbox.to_string().as_str(), &**name), ("b@example.com", "partner"));
+
+    let early = set(script(), b"b", b"partner").octet(RESULT, 1).octet(RESULT + 4, STAGE);
+    let plugin = granted(early.at(Stage::Data), &["route:partner"]);
+    assert!(run(&Bench::new(), plugin, call_at(Stage::Data)).await.edits.is_empty());
 }
 
 #[tokio::test]

@@ -252,6 +252,7 @@ pub fn call(stage: Stage, content: Option<&str>) -> Call {
         message,
         tags: Vec::new(),
         route: None,
+        recipient_routes: Vec::new(),
     };
     Call {
         stage,

@@ -23,6 +23,8 @@ pub enum Edit {
     AddRecipient(Recipient),
     RemoveRecipient(Mailbox),
     SetRoute(Route),
+    /// Nothing happens when there is no such recipient.
+    SetRecipientRoute(Mailbox, Route),
     AddTag(String),
 }
 
@@ -48,13 +50,65 @@ impl Edit {
                     mail.envelope.recipients.push(recipient);
                 }
             }
-            (Self::RemoveRecipient(mailbox), _) => mail.envelope.recipients.retain(|r| r.mailbox != mailbox),
+            (Self::RemoveRecipient(mailbox), _) => {
+                mail.envelope.recipients.retain(|r| r.mailbox != mailbox);
+                mail.recipient_routes.retain(|(of, _)| *of != mailbox);
+            }
             (Self::SetRoute(route), _) => mail.route = Some(route),
+            (Self::SetRecipientRoute(mailbox, route), _) => set_recipient_route(mail, mailbox, route),
             (Self::AddTag(tag), _) => {
                 if !mail.tags.contains(&tag) {
                     mail.tags.push(tag);
                 }
             }
         }
+    }
+}
+
+fn set_recipient_route(mail: &mut Mail, mailbox: Mailbox, route: Route) {
+    if !mail.envelope.recipients.iter().any(|r| r.mailbox == mailbox) {
+        return;
+    }
+    match mail.recipient_routes.iter_mut().find(|(of, _)| *of == mailbox) {
+        Some((_, known)) => *known = route,
+        None => mail.recipient_routes.push((mailbox, route)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::{Envelope, MessageId};
+
+    #[test]
+    fn a_recipients_route_comes_and_goes_with_it() {
+        let mailbox = |text: &str| Mailbox::parse(text).unwrap();
+        let host = |name: &str| Route::SmartHost(name.into());
+        let set = |to: &str, name: &str| Edit::SetRecipientRoute(mailbox(to), host(name));
+        let mut mail = Mail {
+            id: MessageId::next(),
+            tenant: None,
+            envelope: Envelope::new(ReversePath::NULL),
+            message: None,
+            tags: Vec::new(),
+            route: None,
+            recipient_routes: Vec::new(),
+        };
+        mail.envelope.recipients = ["a@x.org", "b@x.org"].map(|to| Recipient::new(mailbox(to))).into();
+        for (edit, expected) in [
+            (set("a@x.org", "one"), vec![("a@x.org", "one")]),
+            (set("b@x.org", "one"), vec![("a@x.org", "one"), ("b@x.org", "one")]),
+            (set("a@x.org", "two"), vec![("a@x.org", "two"), ("b@x.org", "one")]),
+            (set("c@x.org", "one"), vec![("a@x.org", "two"), ("b@x.org", "one")]),
+            (Edit::SetRoute(host("all")), vec![("a@x.org", "two"), ("b@x.org", "one")]),
+            (Edit::RemoveRecipient(mailbox("a@x.org")), vec![("b@x.org", "one")]),
+            (set("a@x.org", "one"), vec![("b@x.org", "one")]),
+            (Edit::AddRecipient(Recipient::new(mailbox("a@x.org"))), vec![("b@x.org", "one")]),
+        ] {
+            edit.apply(&mut mail);
+            let expected: Vec<_> = expected.into_iter().map(|(to, name)| (mailbox(to), host(name))).collect();
+            assert_eq!(mail.recipient_routes, expected);
+        }
+        assert_eq!(mail.route, Some(host("all")));
     }
 }

@@ -471,6 +471,7 @@ mod tests {
             message: None,
             tags: Vec::new(),
             route: None,
+            recipient_routes: Vec::new(),
         };
         Hearing {
             chains: Arc::new(chains),

@@ -1,4 +1,5 @@
-//! Before the first attempt: one message for each destination, and the `deliver` chains asked once for each.
+//! Before the first attempt: one message for each destination, and the `deliver` chains asked once for each. Where they
+//! send recipients different ways, these become messages of their own.
 //!
 //! What they made of it is durable before anything is sent, so every attempt sends the same octets.
 
@@ -16,7 +17,7 @@ use super::store::{Encoded, NewMail};
 use crate::delivery::{DestinationKey, Diagnosis, Outcome};
 use crate::mail::{Mail, MessageId, Recipient, Route, TlsPolicy};
 use crate::pipeline::Verdict;
-use crate::smtp::{Host, Reply};
+use crate::smtp::{Host, Mailbox, Reply};
 use crate::spool::Batch;
 
 /// What the queue asks of those who know the plugins and the tenants.
@@ -34,7 +35,7 @@ pub trait Prepare: Send + Sync {
 #[derive(Debug, Clone)]
 pub struct Prepared {
     pub verdict: Verdict,
-    /// With the edits. Its message, envelope, tags and route are kept; the message must not be `None`.
+    /// With the edits. Its message, envelope, tags and routes are kept; the message must not be `None`.
     pub mail: Mail,
     /// Some plugin was asked, so the answer must be kept. False saves a sync for mail that no plugin wants.
     pub judged: bool,
@@ -44,6 +45,8 @@ pub struct Prepared {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Group {
     pub route: Route,
+    /// What a plugin chose, see [`Accepted::route`].
+    pub chosen: Option<Route>,
     /// Indices into the envelope.
     pub recipients: Vec<usize>,
 }
@@ -56,22 +59,35 @@ impl Group {
 
 /// Groups in the order of their first recipients.
 pub(super) fn groups(prepare: &dyn Prepare, accepted: &Accepted, recipients: &[usize]) -> Vec<Group> {
+    groups_with(prepare, accepted, recipients, &[])
+}
+
+/// With the routes that some recipients have of their own.
+fn groups_with(
+    prepare: &dyn Prepare,
+    accepted: &Accepted,
+    recipients: &[usize],
+    own: &[(Mailbox, Route)],
+) -> Vec<Group> {
+    let own: HashMap<&Mailbox, &Route> = own.iter().map(|(mailbox, route)| (mailbox, route)).collect();
     let mut known = HashMap::new();
     let mut groups: Vec<Group> = Vec::new();
     for &index in recipients {
         let Some(recipient) = accepted.envelope.recipients.get(index) else { continue };
-        let route = route_of(prepare, accepted, recipient);
-        let at = *known.entry(route.clone()).or_insert(groups.len());
+        let chosen = own.get(&recipient.mailbox).copied().or(accepted.route.as_ref());
+        let route = route_of(prepare, accepted, recipient, chosen);
+        // What is chosen stays and a destination may change, so two that are equal today are not the same.
+        let at = *known.entry((chosen, route.clone())).or_insert(groups.len());
         match groups.get_mut(at) {
             Some(group) => group.recipients.push(index),
-            None => groups.push(Group { route, recipients: vec![index] }),
+            None => groups.push(Group { route, chosen: chosen.cloned(), recipients: vec![index] }),
         }
     }
     groups
 }
 
-fn route_of(prepare: &dyn Prepare, accepted: &Accepted, recipient: &Recipient) -> Route {
-    match accepted.route.clone().or_else(|| prepare.destination(accepted, recipient)) {
+fn route_of(prepare: &dyn Prepare, accepted: &Accepted, recipient: &Recipient, chosen: Option<&Route>) -> Route {
+    match chosen.cloned().or_else(|| prepare.destination(accepted, recipient)) {
         None | Some(Route::Mx(None)) => match &recipient.mailbox.host {
             Host::Domain(domain) => Route::Mx(Some(domain.clone())),
             // RFC 5321 §5.1: an address literal is the host itself.
@@ -93,7 +109,8 @@ impl Queue {
         }
     }
 
-    /// Makes a message of its own for each group: all of them durable at once, in place of the original.
+    /// Makes a message of its own for each group: all of them durable at once, in place of the original. The first keeps
+    /// its name; where there is but one group, that is the message itself.
     pub(super) async fn split(self: &Arc<Self>, turn: Turn, kept: Kept, groups: &[Group]) {
         let observed = turn.observed();
         let mut parts: Vec<(NewMail, State)> = Vec::with_capacity(groups.len());
@@ -101,6 +118,7 @@ impl Queue {
             let id = if n == 0 { kept.id } else { MessageId::next() };
             let mut accepted = kept.accepted.clone();
             let mut state = State { recipients: Vec::new(), observed, ..kept.state.clone() };
+            accepted.route.clone_from(&group.chosen);
             accepted.envelope.recipients.clear();
             for &index in &group.recipients {
                 accepted.envelope.recipients.extend(kept.accepted.envelope.recipients.get(index).cloned());
@@ -126,13 +144,17 @@ impl Queue {
             slot.life = turn.life();
             self.insert(mail.id, slot, Rest::Ready);
         }
-        if let Some(((mail, _), group)) = first {
-            let recipients = u32::try_from(mail.accepted.envelope.recipients.len()).unwrap_or(u32::MAX);
-            let recipient = mail.accepted.envelope.recipients.first().map(|r| r.mailbox.to_string());
+        if let Some(((mail, state), group)) = first {
+            let fresh = self.slot(mail, state, group.key());
             turn.end(Rest::Ready, |slot| {
-                slot.key = group.key();
-                slot.recipients = recipients;
-                slot.recipient = recipient.unwrap_or_default().into();
+                // Its life and attempts go on; all of this may have been edited.
+                slot.sender = fresh.sender;
+                slot.recipient = fresh.recipient;
+                slot.recipients = fresh.recipients;
+                slot.size = fresh.size;
+                slot.warned = fresh.warned;
+                slot.key = fresh.key;
+                slot.prepared |= fresh.prepared;
             });
         }
     }
@@ -148,6 +170,7 @@ impl Queue {
             message: Some(kept.message.clone()),
             tags: kept.accepted.tags.clone(),
             route: kept.accepted.route.clone(),
+            recipient_routes: Vec::new(),
         };
         let prepared = self.prepare.prepare(mail, &kept.accepted).await;
         self.story.prepared(kept.id, &prepared);
@@ -196,27 +219,12 @@ impl Queue {
         };
         let recipients = accepted.envelope.recipients.iter().map(|recipient| recipient_state(&kept, recipient));
         let state = State { recipients: recipients.collect(), observed: turn.observed(), ..kept.state.clone() };
-        let Some(group) = groups(&*self.prepare, &accepted, &state.pending()).into_iter().next() else {
+        let groups = groups_with(&*self.prepare, &accepted, &state.pending(), &mail.recipient_routes);
+        if groups.is_empty() {
             return self.discard(turn, kept, "a plugin removed all recipients").await;
-        };
+        }
         let message = mail.message.unwrap_or_else(|| kept.message.clone());
-        let stored = NewMail { id: kept.id, accepted, message };
-        let encoded = match stored.encode(&state) {
-            Ok(encoded) => encoded,
-            Err(error) => return self.put_aside(turn, &error),
-        };
-        self.commit_persistently(kept.id, || Batch { store: vec![encoded.entry()], ..Batch::default() }).await;
-        let fresh = self.slot(&stored, &state, group.key());
-        turn.end(Rest::Ready, |slot| {
-            // Its life and attempts go on; all of this may have been edited.
-            slot.sender = fresh.sender;
-            slot.recipient = fresh.recipient;
-            slot.recipients = fresh.recipients;
-            slot.size = fresh.size;
-            slot.warned = fresh.warned;
-            slot.key = fresh.key;
-            slot.prepared = true;
-        });
+        self.split(turn, Kept { id: kept.id, accepted, state, message }, &groups).await;
     }
 
     /// Keeps it back: not tried, not reported, removed in the end.

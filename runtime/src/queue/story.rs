@@ -89,6 +89,10 @@ impl Story {
         if let Some(route) = &prepared.mail.route {
             record = record.text("route", route);
         }
+        let routes = prepared.mail.recipient_routes.len() as u64;
+        if routes > 0 {
+            record = record.number("recipient_routes", routes);
+        }
         self.log.emit(record);
     }
 

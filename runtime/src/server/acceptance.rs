@@ -31,7 +31,8 @@ impl Services for Acceptance {
 }
 
 fn new_mail(copy: Accepted, arrival: jiff::Timestamp) -> Option<NewMail> {
-    let Mail { id, tenant, envelope, message, tags, route } = copy.mail;
+    // Routes of single recipients are chosen at `deliver`.
+    let Mail { id, tenant, envelope, message, tags, route, recipient_routes: _ } = copy.mail;
     let accepted = queue::Accepted {
         tenant,
         tags,

@@ -44,6 +44,7 @@ impl Transaction {
             message: None,
             tags: Vec::new(),
             route: None,
+            recipient_routes: Vec::new(),
         };
         Self {
             snapshot,

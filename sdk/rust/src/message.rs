@@ -67,7 +67,7 @@ pub enum EditError {
     Invalid(String),
     /// Not granted: the name of the grant that it needs.
     Denied(String),
-    /// The journal is full: 256 edits or 32 MiB.
+    /// The journal is full: 256 edits or 32 MiB. One route for each recipient is not counted.
     Full,
 }
 
@@ -213,6 +213,16 @@ impl<'a> Message<'a> {
     /// At `deliver`. Needs the grant `route:mx`, `route:host` or `route:NAME` of the smart host.
     pub fn set_route(&self, route: &Route) -> Result<(), EditError> {
         sys::set_route(self.raw, route)
+    }
+
+    /// At `deliver`: only for this recipient of the mail; those with different routes become mails of their own. Goes
+    /// before [`set_route`](Self::set_route), whichever is said first. Needs the same grants, and one such route for each
+    /// recipient does not fill the journal.
+    ///
+    /// # Errors
+    /// Also [`EditError::Invalid`] for an address that is neither a recipient nor added before in this call.
+    pub fn set_recipient_route(&self, address: &Address, route: &Route) -> Result<(), EditError> {
+        sys::set_recipient_route(self.raw, address, route)
     }
 
     /// 1 to 64 characters of a-z, 0-9, `-`, `_`, `.`, `:`.

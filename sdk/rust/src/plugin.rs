@@ -56,7 +56,8 @@ pub trait Plugin: Sized + 'static {
         Verdict::Next
     }
 
-    /// Once per message and group of recipients with one destination, when it is first scheduled.
+    /// Once per message and group of recipients with one destination, when it is first scheduled. The whole group can be
+    /// given a route, and each recipient of it one of its own.
     fn deliver(&self, session: &Session, message: &Message) -> Verdict {
         let _ = (session, message);
         Verdict::Next

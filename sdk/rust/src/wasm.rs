@@ -302,13 +302,20 @@ pub(crate) mod sys {
     }
 
     pub(crate) fn set_route(message: &Message, route: &Route) -> Result<(), EditError> {
-        let route = match route {
+        message.set_route(&wit_route(route)).map_err(edit_error)
+    }
+
+    pub(crate) fn set_recipient_route(message: &Message, address: &Address, route: &Route) -> Result<(), EditError> {
+        message.set_recipient_route(&address.into(), &wit_route(route)).map_err(edit_error)
+    }
+
+    fn wit_route(route: &Route) -> wit::message::Route {
+        match route {
             Route::Mx => wit::message::Route::Mx,
             Route::MxOf(domain) => wit::message::Route::MxOf(domain.clone()),
             Route::Host(host, port) => wit::message::Route::Host((host.clone(), *port)),
             Route::SmartHost(name) => wit::message::Route::SmartHost(name.clone()),
-        };
-        message.set_route(&route).map_err(edit_error)
+        }
     }
 
     pub(crate) fn add_tag(message: &Message, tag: &str) -> Result<(), EditError> {

@@ -22,6 +22,8 @@ const MAX_TAG: usize = 64;
 #[derive(Default)]
 pub(in super::super) struct Journal {
     edits: Vec<Edit>,
+    /// Of them, those that count.
+    counted: usize,
     octets: usize,
 }
 
@@ -32,11 +34,25 @@ impl Journal {
 
     fn push(&mut self, edit: Edit, octets: usize) -> Result<(), EditError> {
         self.octets = self.octets.saturating_add(octets);
-        if self.edits.len() >= MAX_EDITS || self.octets > MAX_OCTETS {
+        if self.counted >= MAX_EDITS || self.octets > MAX_OCTETS {
             return Err(EditError::Full);
+        }
+        self.counted += 1;
+        self.edits.push(edit);
+        Ok(())
+    }
+
+    /// A mail may have more recipients than a call has edits, so one route for each is free.
+    fn push_recipient_route(&mut self, edit: Edit, recipients: usize) -> Result<(), EditError> {
+        if self.edits.len() - self.counted >= recipients {
+            return self.push(edit, 0);
         }
         self.edits.push(edit);
         Ok(())
+    }
+
+    fn adds(&self, mailbox: &Mailbox) -> bool {
+        self.edits.iter().any(|edit| matches!(edit, Edit::AddRecipient(added) if added.mailbox == *mailbox))
     }
 }
 
@@ -144,10 +160,36 @@ fn check_recipients(asked: &Asked) -> Result<(), EditError> {
 }
 
 pub(super) fn set_route(asked: &mut Asked, grants: &Grants, route: &Route) -> Result<(), EditError> {
-    if asked.stage != Stage::Deliver {
-        return Err(EditError::Stage);
+    check_route_stage(asked)?;
+    let route = parse_route(grants, route)?;
+    asked.journal.push(Edit::SetRoute(route), 0)
+}
+
+/// Those that are added in the same call are recipients too: a copy may go its own way.
+pub(super) fn set_recipient_route(
+    asked: &mut Asked,
+    grants: &Grants,
+    address: &Address,
+    route: &Route,
+) -> Result<(), EditError> {
+    check_route_stage(asked)?;
+    let route = parse_route(grants, route)?;
+    let mailbox = parse_mailbox(asked, address)?;
+    let recipients = asked.mail.as_ref().map_or(&[][..], |mail| &mail.envelope.recipients);
+    let known = recipients.iter().any(|recipient| recipient.mailbox == mailbox) || asked.journal.adds(&mailbox);
+    if !known {
+        return Err(invalid("not a recipient of this mail"));
     }
-    let route = match route {
+    let count = recipients.len();
+    asked.journal.push_recipient_route(Edit::SetRecipientRoute(mailbox, route), count)
+}
+
+fn check_route_stage(asked: &Asked) -> Result<(), EditError> {
+    if asked.stage == Stage::Deliver { Ok(()) } else { Err(EditError::Stage) }
+}
+
+fn parse_route(grants: &Grants, route: &Route) -> Result<mail::Route, EditError> {
+    Ok(match route {
         Route::Mx => {
             check_grant(grants, "route:mx")?;
             mail::Route::Mx(None)
@@ -173,8 +215,7 @@ pub(super) fn set_route(asked: &mut Asked, grants: &Grants, route: &Route) -> Re
             check_grant(grants, &format!("route:{name}"))?;
             mail::Route::SmartHost(name.as_str().into())
         }
-    };
-    asked.journal.push(Edit::SetRoute(route), 0)
+    })
 }
 
 /// A name, or an address with or without brackets.
@@ -217,6 +258,12 @@ mod tests {
     fn asked(stage: Stage) -> Asked {
         let content = matches!(stage, Stage::Data | Stage::Deliver);
         Asked::new(guest::call(stage, content.then_some("From: a@x.org\r\nReceived: by x\r\n\r\nhello\r\n")))
+    }
+
+    fn to<'a>(asked: &'a mut Asked, recipients: &[&str]) -> &'a mut Asked {
+        let mail = Arc::make_mut(asked.mail.as_mut().unwrap());
+        mail.envelope.recipients = recipients.iter().map(|to| mail::Recipient::new(to.parse().unwrap())).collect();
+        asked
     }
 
     fn address(text: &str) -> Address {
@@ -276,11 +323,15 @@ mod tests {
     #[test]
     fn edits_belong_to_stages() {
         type Attempt = fn(&mut Asked) -> Result<(), EditError>;
-        let attempts: [(Attempt, &[Stage]); 5] = [
+        let attempts: [(Attempt, &[Stage]); 6] = [
             (|a| add_header(a, "X", "v", Position::Bottom), &[Stage::Data, Stage::Deliver]),
             (|a| replace_body(a, Vec::new()), &[Stage::Data, Stage::Deliver]),
             (|a| remove_recipient(a, &address("a@x.org")), &[Stage::Data, Stage::Deliver]),
             (|a| set_route(a, &grants(&["route:mx"]), &Route::Mx), &[Stage::Deliver]),
+            (
+                |a| set_recipient_route(to(a, &["a@x.org"]), &grants(&["route:mx"]), &address("a@x.org"), &Route::Mx),
+                &[Stage::Deliver],
+            ),
             (|a| set_reverse_path(a, None), &[Stage::MailFrom, Stage::Rcpt, Stage::Data, Stage::Deliver]),
         ];
         for (number, (attempt, legal)) in attempts.into_iter().enumerate() {
@@ -309,6 +360,52 @@ mod tests {
         set_route(&mut deliver, &grants(&["route:host"]), &host).unwrap();
         let mx = Route::SmartHost("mx".to_owned());
         assert!(matches!(set_route(&mut deliver, &grants(&["route:mx"]), &mx), Err(EditError::Invalid(_))));
+    }
+
+    #[test]
+    fn a_recipients_route_needs_a_recipient_and_the_grant() {
+        let mut asked = asked(Stage::Deliver);
+        let deliver = to(&mut asked, &["a@x.org"]);
+        let all = grants(&["route:partner", "recipients"]);
+        let partner = Route::SmartHost("partner".to_owned());
+        for (to, route) in [("b@x.org", &partner), ("a@x.org ", &partner)] {
+            let done = set_recipient_route(deliver, &all, &address(to), route);
+            assert!(matches!(done, Err(EditError::Invalid(_))), "{to:?} {done:?}");
+        }
+        for (granted, route, missing) in [
+            (&grants(&[]), &partner, "route:partner"),
+            (&all, &Route::Mx, "route:mx"),
+            (&all, &Route::Host(("192.0.2.1".to_owned(), 25)), "route:host"),
+        ] {
+            let done = set_recipient_route(deliver, granted, &address("a@x.org"), route);
+            assert!(matches!(done, Err(EditError::Denied(grant)) if grant == missing));
+        }
+        assert!(deliver.journal.edits.is_empty());
+        add_recipient(deliver, &all, &address("b@x.org")).unwrap();
+        for to in ["a@x.org", "B@X.ORG", "b@X.ORG"] {
+            let done = set_recipient_route(deliver, &all, &address(to), &partner);
+            // RFC 5321 §2.4: the case of a local part counts, that of a domain does not.
+            assert_eq!(done.is_ok(), !to.starts_with('B'), "{to}");
+        }
+    }
+
+    #[test]
+    fn a_route_for_each_recipient_always_fits() {
+        let names: Vec<String> = (0..1000).map(|number| format!("u{number}@x.org")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut asked = asked(Stage::Deliver);
+        let deliver = to(&mut asked, &names);
+        let set = |deliver: &mut Asked, to: &str| {
+            set_recipient_route(deliver, &grants(&["route:mx"]), &address(to), &Route::Mx)
+        };
+        for name in &names {
+            set(deliver, name).unwrap();
+        }
+        for _ in 0..MAX_EDITS {
+            set(deliver, names[0]).unwrap();
+        }
+        assert!(matches!(set(deliver, names[0]), Err(EditError::Full)));
+        assert!(matches!(add_tag(deliver, "a".to_owned()), Err(EditError::Full)));
     }
 
     #[test]

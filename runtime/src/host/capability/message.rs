@@ -254,6 +254,13 @@ impl HostMessage for CallState {
         })
     }
 
+    fn set_recipient_route(&mut self, _: Resource<MessageHandle>, address: Address, route: Route) -> Edited {
+        self.edit(256, |state| {
+            let environment = state.environment.clone();
+            Ok(edit::set_recipient_route(state.asked()?, &environment.grants, &address, &route))
+        })
+    }
+
     fn add_tag(&mut self, _: Resource<MessageHandle>, tag: String) -> Edited {
         self.edit(tag.len(), |state| Ok(edit::add_tag(state.asked()?, tag)))
     }

@@ -92,6 +92,98 @@ async fn a_route_that_a_plugin_chose_stays() {
     assert!(bench.hop.sent().iter().all(|sent| sent.route == "smart-host:chosen"));
 }
 
+const ROUTED: [&str; 3] = ["b@example.org", "c@example.org", "d@example.org"];
+
+/// Two of three recipients of one domain go elsewhere, each another way.
+fn two_ways(mut mail: crate::mail::Mail) -> Prepared {
+    let own = |to: &str, name: &str| (Mailbox::parse(to).unwrap(), Route::SmartHost(name.into()));
+    mail.recipient_routes = vec![own("d@example.org", "two"), own("b@example.org", "one")];
+    edited(mail, 1)
+}
+
+fn ways(hop: &Script) -> Vec<(String, String)> {
+    let mut ways: Vec<_> = hop.sent().into_iter().map(|sent| (sent.to.join(" "), sent.route)).collect();
+    ways.sort();
+    ways
+}
+
+#[tokio::test(start_paused = true)]
+async fn r54_recipients_with_routes_of_their_own_become_messages_of_their_own() {
+    let bench = Bench::new();
+    bench.plan.judge(two_ways);
+    bench.plan.send("c@example.org", Route::SmartHost("tenant".into()));
+    for to in ["b@example.org", "d@example.org"] {
+        bench.plan.send(to, Route::SmartHost("tenant".into()));
+    }
+    bench.hop.answer(|_| deferred());
+    let id = bench.accept(mail(&bench.queue, "a@example.com", &ROUTED)).await;
+    bench.pass(1).await;
+    let expected = |name: [&str; 3]| {
+        let way = |(to, name): (&str, &str)| (to.to_owned(), format!("smart-host:{name}"));
+        ROUTED.into_iter().zip(name).map(way).collect::<Vec<_>>()
+    };
+    assert_eq!(ways(&bench.hop), expected(["one", "tenant", "two"]));
+    assert_eq!(bench.plan.asked(), [ROUTED.map(str::to_owned)], "one question for all three");
+    let list = bench.queue.list(&Filter::default()).await.unwrap();
+    assert_eq!(list.len(), 3);
+    assert!(list.iter().any(|summary| summary.id == id && summary.recipient == "b@example.org"));
+    for summary in list {
+        let accepted = bench.queue.show(summary.id).await.unwrap().accepted;
+        assert_eq!((summary.recipients, accepted.prepared), (1, true));
+        let chosen = (summary.recipient != "c@example.org").then(|| summary.destination.clone());
+        assert_eq!(accepted.route.map(|route| route.to_string()), chosen, "only what a plugin chose is recorded");
+    }
+
+    // The next run knows the ways without asking, and only the destination that nobody chose may have changed.
+    bench.running.abort();
+    let hop = Arc::new(Script::default());
+    let again = Bench::with(settings(), bench.spool.after_crash(), hop, bench.plan.clone());
+    again.plan.send("c@example.org", Route::SmartHost("moved".into()));
+    again.plan.send("b@example.org", Route::SmartHost("moved".into()));
+    again.pass(HOUR).await;
+    assert_eq!(ways(&again.hop), expected(["one", "moved", "two"]));
+    assert!(again.hop.sent().iter().all(|sent| sent.octets.starts_with(b"X-Number: 1\r\nMessage-ID:")));
+    assert_eq!(again.plan.asked().len(), 1);
+    assert!(again.spool.ids().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn i2_the_ways_of_a_message_are_durable_in_one_commit() {
+    for (kill, asked) in [(Kill::Before, 2), (Kill::After, 1)] {
+        let bench = Bench::new();
+        bench.plan.judge(two_ways);
+        // The first commit takes charge, the second is the split; nothing is sent before it is durable.
+        bench.spool.kill_at(1, kill);
+        bench.accept(mail(&bench.queue, "a@example.com", &ROUTED)).await;
+        bench.pass(HOUR).await;
+        assert!(bench.hop.sent().is_empty() && bench.spool.is_dead());
+        assert_eq!(bench.spool.after_crash().ids().len(), if kill == Kill::After { 3 } else { 1 });
+        let again = Bench::with(settings(), bench.spool.after_crash(), bench.hop.clone(), bench.plan.clone());
+        again.pass(HOUR).await;
+        let routes: Vec<_> = ways(&again.hop).into_iter().map(|(_, route)| route).collect();
+        assert_eq!(routes, ["smart-host:one", "mx:example.org", "smart-host:two"], "{kill:?}");
+        assert_eq!(again.plan.asked().len(), asked, "{kill:?}");
+        assert!(again.spool.ids().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn recipients_with_the_same_route_stay_together() {
+    let bench = Bench::new();
+    bench.plan.judge(|mut mail| {
+        let own = |to: &str, name: &str| (Mailbox::parse(to).unwrap(), Route::SmartHost(name.into()));
+        mail.route = Some(Route::SmartHost("one".into()));
+        mail.recipient_routes =
+            vec![own("b@example.org", "two"), own("c@example.org", "one"), own("x@example.org", "no")];
+        edited(mail, 1)
+    });
+    bench.accept(mail(&bench.queue, "a@example.com", &["b@example.org", "c@example.org", "d@example.org"])).await;
+    bench.pass(1).await;
+    let expected = [("b@example.org", "smart-host:two"), ("c@example.org d@example.org", "smart-host:one")];
+    assert_eq!(ways(&bench.hop), expected.map(|(to, route)| (to.to_owned(), route.to_owned())));
+    assert!(bench.spool.ids().is_empty());
+}
+
 #[tokio::test(start_paused = true)]
 async fn verdicts() {
     let reply = Reply::new(550, Some(Enhanced::new(7, 1)), "not wanted");

@@ -15,6 +15,8 @@ pub struct Mail {
     pub size: Option<u64>,
     pub tags: Vec<String>,
     pub route: Option<Route>,
+    /// Recipients with a route of their own.
+    pub recipient_routes: Vec<(Address, Route)>,
     /// Each with its CRLF; `None` until there is content.
     pub(super) fields: Option<Vec<Vec<u8>>>,
     pub body: Vec<u8>,
@@ -32,6 +34,7 @@ pub enum Edit {
     AddRecipient(Address),
     RemoveRecipient(Address),
     SetRoute(Route),
+    SetRecipientRoute(Address, Route),
     AddTag(String),
 }
 
@@ -123,8 +126,17 @@ impl Mail {
                     self.recipients.push(Recipient { address: address.clone(), original: None });
                 }
             }
-            Edit::RemoveRecipient(address) => self.recipients.retain(|known| known.address != *address),
+            Edit::RemoveRecipient(address) => {
+                self.recipients.retain(|known| known.address != *address);
+                self.recipient_routes.retain(|(known, _)| known != address);
+            }
             Edit::SetRoute(route) => self.route = Some(route.clone()),
+            Edit::SetRecipientRoute(address, route) => {
+                if self.recipients.iter().any(|known| known.address == *address) {
+                    self.recipient_routes.retain(|(known, _)| known != address);
+                    self.recipient_routes.push((address.clone(), route.clone()));
+                }
+            }
             Edit::AddTag(tag) => {
                 if !self.tags.contains(tag) {
                     self.tags.push(tag.clone());

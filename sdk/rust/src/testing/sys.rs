@@ -177,7 +177,11 @@ impl Message {
         }
         let mut journal = self.journal.borrow_mut();
         let mut sum = self.octets.borrow_mut();
-        if journal.len() >= MAX_EDITS || *sum + octets > MAX_EDIT_OCTETS {
+        let is_free = |edit: &Edit| matches!(edit, Edit::SetRecipientRoute(..));
+        let routes = journal.iter().filter(|edit| is_free(edit)).count();
+        let counted = journal.len() - routes.min(self.mail.recipients.len());
+        let free = is_free(&edit) && routes < self.mail.recipients.len();
+        if !free && counted >= MAX_EDITS || *sum + octets > MAX_EDIT_OCTETS {
             return Err(EditError::Full);
         }
         *sum += octets;
@@ -347,23 +351,35 @@ pub(crate) fn remove_recipient(message: &Message, address: &Address) -> Result<(
 }
 
 pub(crate) fn set_route(message: &Message, route: &Route) -> Result<(), EditError> {
+    check_route(message, route)?;
+    message.write(Stage::Deliver, 0, Edit::SetRoute(route.clone()))
+}
+
+pub(crate) fn set_recipient_route(message: &Message, address: &Address, route: &Route) -> Result<(), EditError> {
+    check_route(message, route)?;
+    check_address(address)?;
+    let known = message.mail.recipients.iter().any(|known| known.address == *address);
+    if !known && !message.journal.borrow().contains(&Edit::AddRecipient(address.clone())) {
+        return Err(invalid("not a recipient of this mail"));
+    }
+    message.write(Stage::Deliver, 0, Edit::SetRecipientRoute(address.clone(), route.clone()))
+}
+
+fn check_route(message: &Message, route: &Route) -> Result<(), EditError> {
     if message.stage != Stage::Deliver {
         return Err(EditError::Stage);
     }
     match route {
-        Route::Mx => need("route:mx")?,
+        Route::Mx => need("route:mx"),
         Route::MxOf(domain) => {
             need("route:mx")?;
-            domain_name(domain).map_err(|error| invalid(&error.to_string()))?;
+            domain_name(domain).map(drop).map_err(|error| invalid(&error.to_string()))
         }
-        Route::Host(_, 0) => return Err(invalid("port 0")),
-        Route::Host(..) => need("route:host")?,
-        Route::SmartHost(name) if matches!(name.as_str(), "mx" | "host") => {
-            return Err(invalid("no smart host has this name"));
-        }
-        Route::SmartHost(name) => need(&format!("route:{name}"))?,
+        Route::Host(_, 0) => Err(invalid("port 0")),
+        Route::Host(..) => need("route:host"),
+        Route::SmartHost(name) if matches!(name.as_str(), "mx" | "host") => Err(invalid("no smart host has this name")),
+        Route::SmartHost(name) => need(&format!("route:{name}")),
     }
-    message.write(Stage::Deliver, 0, Edit::SetRoute(route.clone()))
 }
 
 pub(crate) fn add_tag(message: &Message, tag: &str) -> Result<(), EditError> {

@@ -153,6 +153,62 @@ fn a_route_needs_its_grant() {
     assert_eq!(mail.route, Some(Route::SmartHost("b".into())));
 }
 
+/// Sends the first recipient and a copy elsewhere.
+struct Diverter;
+
+#[plugin]
+impl Plugin for Diverter {
+    type Config = NoConfig;
+
+    fn new(_: NoConfig) -> Result<Self, String> {
+        Ok(Self)
+    }
+
+    fn deliver(&self, _: &Session, message: &Message) -> Verdict {
+        let (archive, route) = ("archive@example.net".parse().unwrap(), Route::SmartHost("b".into()));
+        let unknown = message.set_recipient_route(&archive, &route);
+        assert_eq!(unknown, Err(EditError::Invalid("not a recipient of this mail".into())));
+        let denied = message.set_recipient_route(&message.recipients()[0].address, &Route::Mx);
+        assert_eq!(denied, Err(EditError::Denied("route:mx".into())));
+        message.set_recipient_route(&message.recipients()[0].address, &Route::SmartHost("a".into())).unwrap();
+        message.set_recipient_route(&message.recipients()[0].address, &route).unwrap();
+        message.add_recipient(&archive).unwrap();
+        message.set_recipient_route(&archive, &route).unwrap();
+        message.set_recipient_route(&message.recipients()[1].address, &route).unwrap();
+        message.remove_recipient(&message.recipients()[1].address).unwrap();
+        Verdict::Next
+    }
+}
+
+#[test]
+fn a_recipient_has_a_route_of_its_own() {
+    let mut mail = Mail::from("a@example.org").to("b@example.com").to("c@example.com").content(MESSAGE);
+    let gateway = Gateway::new().grant("route:a").grant("route:b").grant("recipients");
+    gateway.deliver::<Diverter>(&Client::at("192.0.2.1"), &mut mail);
+    let own = |to: &str| (to.parse().unwrap(), Route::SmartHost("b".into()));
+    assert_eq!(mail.recipient_routes, [own("b@example.com"), own("archive@example.net")]);
+    assert_eq!(mail.route, None);
+}
+
+#[test]
+fn a_route_for_each_recipient_always_fits() {
+    let mail = (0..300).fold(Mail::from("a@example.org"), |mail, n| mail.to(&format!("u{n}@example.com")));
+    let message = sys::Message::new(mail.content(MESSAGE), Stage::Deliver);
+    Gateway::new().grant("route:mx").world.enter(|| {
+        let message = Message::new(&message);
+        let recipients = message.recipients();
+        for recipient in recipients.iter().chain(&recipients[..256]) {
+            message.set_recipient_route(&recipient.address, &Route::Mx).unwrap();
+        }
+        assert_eq!(message.set_recipient_route(&recipients[0].address, &Route::Mx), Err(EditError::Full));
+        assert_eq!(message.set_route(&Route::Mx), Err(EditError::Full));
+    });
+    with_message(Mail::from("a@example.org").to("b@example.com").content(MESSAGE), Stage::Data, |message| {
+        let early = message.set_recipient_route(&message.recipients()[0].address, &Route::Mx);
+        assert_eq!(early, Err(EditError::Stage));
+    });
+}
+
 #[test]
 fn events_are_told() {
     let gateway = gateway();
