@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::settings::{self, ChainEntry, PluginSource};
-use crate::host::table::{Format, Source};
+use crate::host::table::{Format, Source, TableError};
 use crate::host::{Host, Limits, LoadError, Plugin, PluginSettings, Tables};
 use crate::pipeline::{Chain, Chains, Entry, Scope};
 
@@ -26,6 +26,8 @@ pub enum PluginError {
     NoBuiltin { name: Arc<str>, builtin: Arc<str> },
     #[error("plugin {name}: {source}")]
     Load { name: Arc<str>, source: LoadError },
+    #[error("plugin {name}: table {table}: {source}")]
+    Table { name: Arc<str>, table: String, source: TableError },
 }
 
 /// The chains of all scopes, with every plugin that stands in one loaded. All or nothing.
@@ -91,25 +93,27 @@ async fn load_one(host: &Host, plugin: &settings::Plugin) -> Result<Arc<Plugin>,
         source,
         config: plugin.config.clone(),
         grants: plugin.grants.iter().map(|grant| grant.0.to_string()).collect(),
-        tables: tables(plugin),
+        tables: tables(plugin)?,
         limits: limits(&plugin.limits),
         reuse: plugin.reuse,
     };
     host.load(settings).await.map_err(|source| PluginError::Load { name, source })
 }
 
-/// A file named `*.csv` is a map, any other a list.
-fn tables(plugin: &settings::Plugin) -> Arc<Tables> {
+/// A file named `*.csv` is a map, any other a list. One that can't be used is an error at once: a gateway that runs keeps
+/// the tables that it has.
+fn tables(plugin: &settings::Plugin) -> Result<Arc<Tables>, PluginError> {
     let sources = plugin.tables.iter().map(|(name, path)| {
         let csv = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
         let format = if csv { Format::Csv } else { Format::Lines };
         (name.clone(), Source::File { path: path.clone(), format })
     });
     let tables = Tables::load(sources);
-    for (table, error) in tables.failures() {
-        tracing::error!(plugin = %plugin.name, table, %error, "a table can't be used");
+    if let Some((table, source)) = tables.failures().next() {
+        let (name, table, source) = (plugin.name.clone(), table.to_owned(), source.clone());
+        return Err(PluginError::Table { name, table, source });
     }
-    Arc::new(tables)
+    Ok(Arc::new(tables))
 }
 
 /// What config leaves out is the host's default.
