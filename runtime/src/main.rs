@@ -10,7 +10,7 @@ use clap::Parser as _;
 use postern::cli::{self, Cli, Command, Localserve};
 use postern::config::{self, Loaded, Settings};
 use postern::host::{self, Compiler};
-use postern::log::{EventLog, JsonLines, Sink, pump};
+use postern::log::{EventLog, JsonLines, LogFile, Sink, pump};
 use postern::metrics::Metrics;
 use postern::server::story::Story;
 use postern::server::{Server, plugins};
@@ -121,8 +121,8 @@ async fn until_stopped(server: &Server, config: Option<PathBuf>) -> anyhow::Resu
 
 fn event_sink(settings: &Settings) -> anyhow::Result<Box<dyn Sink>> {
     let Some(path) = &settings.log.file else { return Ok(Box::new(JsonLines(io::stdout()))) };
-    let file = std::fs::File::options().create(true).append(true).open(path);
-    Ok(Box::new(JsonLines(file.with_context(|| format!("can't open the log {}", path.display()))?)))
+    let file = LogFile::open(path).with_context(|| format!("can't open the log {}", path.display()))?;
+    Ok(Box::new(JsonLines(file)))
 }
 
 /// What a newcomer needs next.
