@@ -23,6 +23,8 @@ use crate::smtp::Reply;
 /// Space for one read. Small while a session waits for commands: thousands of sessions may.
 const COMMAND_READ: usize = 1024;
 const DATA_READ: usize = 32 * 1024;
+/// Octets a second of a message, counted from its start with one data timeout to spare. Who is slower only holds a place.
+const MIN_RATE: u64 = 500;
 /// Passwords that are compared at one time: argon2 takes some 20 MiB for each.
 const VERIFICATIONS: usize = 4;
 
@@ -110,7 +112,7 @@ async fn run(stream: Box<dyn Stream>, context: &Context, mut peer: Peer, unavail
                 let replies = machine.take_replies();
                 clock.start(waiting, !replies.is_empty());
                 write(&mut stream, &replies, timeouts.write).await?;
-                match read(&mut stream, &mut buffer, waiting, &clock, context).await? {
+                match read(&mut stream, &mut buffer, waiting, &mut clock, context).await? {
                     Some(input) => input,
                     None => return Ok(()),
                 }
@@ -145,7 +147,8 @@ async fn run(stream: Box<dyn Stream>, context: &Context, mut peer: Peer, unavail
 struct Clock {
     timeouts: Timeouts,
     command: Instant,
-    message: Option<Instant>,
+    /// When the message began, and how much of it has come.
+    message: Option<(Instant, u64)>,
 }
 
 impl Clock {
@@ -162,16 +165,24 @@ impl Clock {
                 }
             }
             Waiting::Data => {
-                let end = Instant::now() + self.timeouts.message;
-                self.message.get_or_insert(end);
+                self.message.get_or_insert((Instant::now(), 0));
             }
         }
     }
 
     fn deadline(&self, waiting: Waiting) -> Instant {
         match (waiting, self.message) {
-            (Waiting::Data, Some(end)) => end.min(Instant::now() + self.timeouts.data),
+            (Waiting::Data, Some((start, octets))) => {
+                let in_pace = start + self.timeouts.data + Duration::from_secs(octets / MIN_RATE);
+                in_pace.min(start + self.timeouts.message).min(Instant::now() + self.timeouts.data)
+            }
             _ => self.command,
+        }
+    }
+
+    fn received(&mut self, octets: usize) {
+        if let Some((_, received)) = &mut self.message {
+            *received = received.saturating_add(octets as u64);
         }
     }
 }
@@ -181,7 +192,7 @@ async fn read(
     stream: &mut Box<dyn Stream>,
     buffer: &mut BytesMut,
     waiting: Waiting,
-    clock: &Clock,
+    clock: &mut Clock,
     context: &Context,
 ) -> io::Result<Option<Input>> {
     buffer.reserve(if waiting == Waiting::Data { DATA_READ } else { COMMAND_READ });
@@ -195,7 +206,10 @@ async fn read(
         read = timeout_at(clock.deadline(waiting), stream.read_buf(buffer)) => match read {
             Err(_) => Ok(Some(Input::TimedOut)),
             Ok(Ok(0)) => Ok(None),
-            Ok(Ok(_)) => Ok(Some(Input::Octets)),
+            Ok(Ok(octets)) => {
+                clock.received(octets);
+                Ok(Some(Input::Octets))
+            }
             Ok(Err(error)) => Err(error),
         },
         () = stopped => Ok(Some(Input::ShutDown)),
@@ -284,5 +298,28 @@ async fn flush(mut reception: Box<Reception>) -> Answer {
         Ok((reception, result)) => Answer::Flushed(reception, result),
         // The reception is lost with the task; the machine closes on an answer that doesn't fit.
         Err(_) => Answer::Waited,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn rs3_a_message_must_come_at_a_rate() {
+        let timeouts = Timeouts { data: Duration::from_secs(60), ..Timeouts::default() };
+        for (rate, lasts) in [(1, 60), (MIN_RATE / 2, 120), (10 * MIN_RATE, timeouts.message.as_secs())] {
+            let start = Instant::now();
+            let mut clock = Clock::new(timeouts);
+            loop {
+                clock.start(Waiting::Data, false);
+                if clock.deadline(Waiting::Data) <= Instant::now() {
+                    break;
+                }
+                tokio::time::advance(Duration::from_secs(1)).await;
+                clock.received(usize::try_from(rate).unwrap());
+            }
+            assert!(start.elapsed().as_secs().abs_diff(lasts) <= 1, "{rate}: {:?}", start.elapsed());
+        }
     }
 }
