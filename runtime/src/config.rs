@@ -128,7 +128,7 @@ mod tests {
         std::fs::write(at("tls/mx.key"), signed.signing_key.serialize_pem()).unwrap();
         make_private(&at("tls/mx.key"));
         std::fs::write(at("secrets/isp"), "correct horse canary\n").unwrap();
-        std::fs::write(at("tables/blocked.txt"), "").unwrap();
+        std::fs::write(at("tables/blocked.csv"), "").unwrap();
         std::fs::write(at("plugins/house-rules.wasm"), "").unwrap();
         std::fs::write(at("postern.toml"), text).unwrap();
         let loaded = load(&at("postern.toml"), BUILTINS).map_err(|error| error.to_string()).unwrap();

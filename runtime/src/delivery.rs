@@ -19,7 +19,7 @@ mod transaction;
 
 use std::pin::Pin;
 
-use crate::mail::{Envelope, Message, MessageId, Route};
+use crate::mail::{Envelope, Message, MessageId, Route, TlsPolicy};
 use crate::smtp::{Domain, Enhanced, Reply};
 
 pub use dispatch::Delivery;
@@ -112,6 +112,8 @@ impl DestinationKey {
     pub fn new(route: &Route, domain: Option<&Domain>) -> Self {
         match (route, domain) {
             (Route::Mx(None), Some(domain)) => Self(format!("mx:{domain}").into()),
+            // A policy that the host does not meet must not hold up the mail of those who ask for less, or for another.
+            (Route::Host { tls, .. }, _) if *tls != TlsPolicy::default() => Self(format!("{route}:{tls}").into()),
             _ => Self(route.to_string().into()),
         }
     }

@@ -3,7 +3,10 @@
 //! Text from outside goes in as JSON strings, so it can't break a line or forge a field. Fields have a length cap. A
 //! sink that blocks never holds mail up: events beyond the buffer are dropped and counted.
 
-use std::io::Write;
+use std::fs::{File, Metadata};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -107,6 +110,40 @@ impl<W: Write + Send + 'static> Sink for JsonLines<W> {
     }
 }
 
+/// A log file that may be rotated under us: when its name leads to another file, or to none, that one is written to.
+pub struct LogFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl LogFile {
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::options().create(true).append(true).open(path)?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    fn is_rotated(&self) -> bool {
+        let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
+        self.file.metadata().map(identity).ok() != std::fs::metadata(&self.path).map(identity).ok()
+    }
+}
+
+impl Write for LogFile {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        if self.is_rotated() {
+            // Where it can't be opened, the old one is better than none.
+            if let Ok(new) = Self::open(&self.path) {
+                *self = new;
+            }
+        }
+        self.file.write(octets)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
 /// Cheap to clone; all clones write to the same sinks, in the order of the calls.
 #[derive(Clone)]
 pub struct EventLog {
@@ -140,6 +177,22 @@ pub fn pump(receiver: &Receiver<(jiff::Timestamp, Record)>, sinks: &mut [Box<dyn
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rotated_log_goes_on_under_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let read = |name: &str| std::fs::read_to_string(at(name)).unwrap();
+        let mut log = LogFile::open(&at("log")).unwrap();
+        log.write_all(b"one\n").unwrap();
+        std::fs::rename(at("log"), at("log.1")).unwrap();
+        log.write_all(b"two\n").unwrap();
+        log.write_all(b"three\n").unwrap();
+        assert_eq!((read("log.1").as_str(), read("log").as_str()), ("one\n", "two\nthree\n"));
+        std::fs::remove_file(at("log")).unwrap();
+        std::fs::create_dir(at("log")).unwrap();
+        log.write_all(b"four\n").unwrap();
+    }
 
     #[test]
     fn what_a_client_says_stays_one_line() {

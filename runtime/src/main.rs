@@ -11,7 +11,7 @@ use clap::Parser as _;
 use postern::cli::{self, Cli, Command, Localserve};
 use postern::config::{self, Loaded, Settings};
 use postern::host::{self, Compiler};
-use postern::log::{EventLog, JsonLines, Sink, pump};
+use postern::log::{EventLog, JsonLines, LogFile, Sink, pump};
 use postern::metrics::Metrics;
 use postern::server::story::Story;
 use postern::server::{Server, plugins};
@@ -32,12 +32,21 @@ fn main() -> ExitCode {
             // A config error is a text of its own, with places and marks.
             match error.downcast_ref::<config::ConfigError>() {
                 Some(config) => eprint!("{config}"),
-                None => eprintln!("postern: {error:#}"),
+                None => eprintln!("postern: {}", told(&error)),
             }
             let wrong = error.is::<config::ConfigError>();
             ExitCode::from(if wrong { cli::WRONG } else { cli::FAILED })
         }
     }
+}
+
+/// What went wrong and why, each cause once: many an error's text ends with that of its cause already.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        told if told.ends_with(&cause) => told.to_owned(),
+        told => format!("{told}: {cause}"),
+    })
 }
 
 fn run_tool(tool: &cli::Tool, cli: &Cli) -> ExitCode {
@@ -179,8 +188,8 @@ async fn until_stopped(server: &Server, config: PathBuf, signals: &mut Signals) 
 
 fn event_sink(settings: &Settings) -> anyhow::Result<Box<dyn Sink>> {
     let Some(path) = &settings.log.file else { return Ok(Box::new(JsonLines(io::stdout()))) };
-    let file = std::fs::File::options().create(true).append(true).open(path);
-    Ok(Box::new(JsonLines(file.with_context(|| format!("can't open the log {}", path.display()))?)))
+    let file = LogFile::open(path).with_context(|| format!("can't open the log {}", path.display()))?;
+    Ok(Box::new(JsonLines(file)))
 }
 
 /// What a newcomer needs next.
@@ -207,4 +216,19 @@ fn welcome(server: &Server, settings: &Settings, config: &Path) {
         ip = smtp.ip(),
         port = smtp.port(),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use postern::server::ServerError;
+    use postern::spool::SpoolError;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let spool = ServerError::Spool(SpoolError::Full);
+        assert_eq!(told(&spool.into()), "spool: no space left for the spool");
+        let log = anyhow::Error::from(io::Error::other("no such directory")).context("can't open the log");
+        assert_eq!(told(&log), "can't open the log: no such directory");
+    }
 }

@@ -126,7 +126,8 @@ pub struct Summary {
     pub tenant: Option<String>,
     /// Empty for the null reverse-path.
     pub sender: String,
-    /// Those that are not done.
+    /// The first one.
+    pub recipient: String,
     pub recipients: u32,
     /// Octets.
     pub size: u64,

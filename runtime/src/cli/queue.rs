@@ -113,7 +113,7 @@ pub fn summaries(messages: &[Summary], now: Timestamp) -> String {
             message.attempts.to_string(),
             message.next_attempt.map_or("-".to_owned(), |next| span(next, now)),
             sender(message),
-            format!("{} recipient{}", message.recipients, if message.recipients == 1 { "" } else { "s" }),
+            recipients(message),
         ]
     }));
     let mut out = String::new();
@@ -172,6 +172,13 @@ fn sender(message: &Summary) -> String {
     if message.sender.is_empty() { "<>".to_owned() } else { printable(&message.sender) }
 }
 
+fn recipients(message: &Summary) -> String {
+    match message.recipients {
+        0 | 1 => printable(&message.recipient),
+        more => format!("{} and {} more", printable(&message.recipient), more - 1),
+    }
+}
+
 /// The two largest units: `3d 4h`, `5m 12s`.
 fn span(later: Timestamp, earlier: Timestamp) -> String {
     let seconds = later.as_second().saturating_sub(earlier.as_second()).max(0);
@@ -213,7 +220,8 @@ mod tests {
             arrived: "2026-02-28T09:30:00Z".parse().unwrap(),
             tenant: Some("company".to_owned()),
             sender: if n == 1 { String::new() } else { "a\u{1b}[2J@example.org".to_owned() },
-            recipients: 1,
+            recipient: "b@company.com".to_owned(),
+            recipients: if n == 1 { 1 } else { 3 },
             size: 25 << 20,
             attempts: 3,
             next_attempt: Some("2026-03-01T12:05:12Z".parse().unwrap()),
@@ -246,8 +254,8 @@ mod tests {
         let text = summaries(&[summary(1), summary(2)], now());
         let expected = "\
 ID             STATE    AGE    SIZE    TRIES  NEXT    FROM                    TO
-0000000000001  waiting  1d 2h  25 MiB  3      5m 12s  <>                      1 recipient
-0000000000002  waiting  1d 2h  25 MiB  3      5m 12s  a\\u{1b}[2J@example.org  1 recipient
+0000000000001  waiting  1d 2h  25 MiB  3      5m 12s  <>                      b@company.com
+0000000000002  waiting  1d 2h  25 MiB  3      5m 12s  a\\u{1b}[2J@example.org  b@company.com and 2 more
     451 4.7.1\\r\\ngreylisted
 ";
         assert_eq!(text, expected);

@@ -202,6 +202,7 @@ impl Checker<'_> {
             max_messages_per_connection: written.max_messages_per_connection.map_or(100, |count| count.0),
             tls: written.tls.map_or(TlsPolicy::Opportunistic, |at| at.value),
             source_addresses: written.source_addresses.into_iter().map(|at| at.value).collect(),
+            authorities: written.authorities.map_or_else(Vec::new, |at| self.authorities(&at)),
             mx_port: written.mx_port.map_or(25, |port| port.0),
         }
     }

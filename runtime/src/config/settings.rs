@@ -173,6 +173,8 @@ pub struct Delivery {
     pub tls: TlsPolicy,
     /// Local addresses to connect from, in turn; empty: the system chooses.
     pub source_addresses: Vec<IpAddr>,
+    /// Trusted besides those of the public web.
+    pub authorities: Vec<rustls::pki_types::CertificateDer<'static>>,
     /// 25, but in tests.
     pub mx_port: u16,
 }

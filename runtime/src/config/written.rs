@@ -196,6 +196,7 @@ pub struct Delivery {
     pub max_messages_per_connection: Option<Count>,
     pub tls: Option<At<TlsPolicy>>,
     pub source_addresses: Vec<At<IpAddr>>,
+    pub authorities: Option<At<PathBuf>>,
     pub mx_port: Option<Port>,
 }
 

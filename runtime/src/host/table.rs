@@ -69,6 +69,11 @@ impl Table {
                 continue;
             }
             let (key, value) = match format {
+                // Taken for a key it would match nothing, and nobody would notice.
+                Format::Lines if line.contains(',') && !line.contains('"') => {
+                    let problem = "a comma in a list of keys; name a file with values *.csv";
+                    return Err(TableError::Line { line: number + 1, problem });
+                }
                 Format::Lines => (line, ""),
                 Format::Csv => line.split_once(',').unwrap_or((line, "")),
             };
@@ -286,6 +291,8 @@ mod tests {
         assert_eq!((value(table.lookup("a")), value(table.lookup("b"))), (Some("one, two"), Some("")));
         assert_eq!(Table::parse("ok\n,x\n", Format::Csv).unwrap_err(), TableError::Line { line: 2, problem: "no key" });
         assert!(Table::parse("192.0.2.0/33\n", Format::Lines).is_err());
+        assert!(Table::parse("192.0.2.1,reject spam\n", Format::Lines).is_err());
+        assert_eq!(Table::parse("\"a,b\"@example.com\n", Format::Lines).unwrap().len(), 1);
     }
 
     #[test]

@@ -37,6 +37,19 @@ pub enum TlsPolicy {
     Implicit,
 }
 
+impl fmt::Display for TlsPolicy {
+    /// As in the config.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Never => "never",
+            Self::Opportunistic => "opportunistic",
+            Self::Required => "required",
+            Self::Verified => "verified",
+            Self::Implicit => "implicit",
+        })
+    }
+}
+
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

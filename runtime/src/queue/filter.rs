@@ -52,6 +52,9 @@ pub struct Summary {
     /// Why it is held or in quarantine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What was last said of a recipient that is still to be tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_word: Option<String>,
     /// What its destination said, for one that waits because the destination is down.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub destination_down: Option<String>,
@@ -62,6 +65,9 @@ pub struct Summary {
 pub struct Detail {
     #[serde(flatten)]
     pub summary: Summary,
+    /// When it goes back to its sender; when one in quarantine is removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
     pub accepted: Accepted,
     pub progress: State,
     /// The header fields from the top, unfolded, octets that are not printable ASCII escaped.
@@ -138,6 +144,7 @@ impl Summary {
             attempts: slot.attempts,
             next_attempt: next_attempt.map(|at| clock.at(at)),
             reason: slot.reason.as_deref().map(str::to_owned),
+            last_word: slot.last_word.as_deref().map(str::to_owned),
             destination_down: down.map(|down| down.last.text.clone()),
         }
     }

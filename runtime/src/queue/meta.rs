@@ -16,6 +16,8 @@ use crate::spool::Stored;
 const VERSION: u8 = 1;
 /// Octets of a reply that are kept for log, DSN and operator.
 const MAX_TEXT: usize = 900;
+/// Octets of it that a list shows.
+const MAX_LAST_WORD: usize = 120;
 
 /// Written once, when the message is accepted; and anew when the `deliver` chains have edited it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,6 +174,14 @@ fn one_line(text: &str) -> String {
 impl State {
     pub fn new(recipients: usize) -> Self {
         Self { recipients: vec![RecipientState::default(); recipients], ..Self::default() }
+    }
+
+    /// What was last said of one of those that are still to be tried; the memory holds it of every message that waits.
+    pub fn last_word(&self) -> Option<Box<str>> {
+        let mut pending = self.recipients.iter().filter(|recipient| recipient.status == Status::Pending);
+        let text = pending.find_map(|recipient| recipient.last.as_ref())?.text.as_str();
+        let end = (0..=MAX_LAST_WORD).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+        Some(text.get(..end).unwrap_or(text).into())
     }
 
     /// Indices of those that are still to be tried.

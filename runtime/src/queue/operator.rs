@@ -45,10 +45,14 @@ impl Queue {
     }
 
     pub async fn show(&self, id: MessageId) -> Result<Detail, VerbError> {
-        let summary = self.summary(&self.schedule(), id).ok_or(VerbError::NotFound(id))?;
+        let (summary, expires) = {
+            let schedule = self.schedule();
+            let expires = schedule.slot(id).and_then(|slot| slot.expires(self.settings().expiry));
+            (self.summary(&schedule, id).ok_or(VerbError::NotFound(id))?, expires.map(|at| self.clock.at(at)))
+        };
         let kept = self.read(id).await?;
         let header = shown_header(&kept.message);
-        Ok(Detail { summary, accepted: kept.accepted, progress: kept.state, header })
+        Ok(Detail { summary, expires, accepted: kept.accepted, progress: kept.state, header })
     }
 
     /// Tries at once what waits, whatever its time, and whether or not its destination is down. Asks for routes anew.
@@ -191,6 +195,7 @@ impl Queue {
             Verb::Hold(reason) => slot.reason = Some(reason.as_str().into()),
             Verb::Release | Verb::Delete => {
                 slot.reason = None;
+                slot.last_word = None;
                 slot.attempts = 0;
                 slot.life = Life::begin(now);
             }

@@ -61,6 +61,7 @@ impl Queue {
         }
         turn.end(rest, |slot| {
             slot.attempts = kept.state.attempts;
+            slot.last_word = kept.state.last_word();
             slot.warned = kept.state.delay_warned || kept.accepted.envelope.reverse_path.is_null();
         });
     }

@@ -11,6 +11,12 @@ pub async fn answer(
     queue: Arc<Queue>,
     reload: impl Future<Output = Result<String, String>> + Send,
 ) -> Response {
+    let inapplicable = match &request {
+        Request::Flush { ids } if !ids.is_empty() => Some("it is held or in quarantine; release it"),
+        Request::Hold { .. } => Some("it is held or in quarantine already"),
+        Request::Release { .. } => Some("it is neither held nor in quarantine"),
+        _ => None,
+    };
     let result = match request {
         Request::List { state, tenant, after, limit } => return list(&queue, state, tenant, after, limit).await,
         Request::Show { id } => return show(&queue, id).await,
@@ -25,9 +31,11 @@ pub async fn answer(
             };
         }
     };
-    match result {
-        Ok(changed) => done(&changed),
-        Err(error) => failed(&error),
+    match (result, inapplicable) {
+        // It was asked for by its id, and is in no state for the verb.
+        (Ok(changed), Some(why)) if changed == Changed::default() => Response::error(ErrorKind::Conflict, why),
+        (Ok(changed), _) => done(&changed),
+        (Err(error), _) => failed(&error),
     }
 }
 
@@ -85,11 +93,12 @@ fn summary(from: queue::Summary) -> Summary {
         arrived: from.arrival,
         tenant: from.tenant.map(|tenant| tenant.to_string()),
         sender: from.sender,
+        recipient: from.recipient,
         recipients: from.recipients,
         size: from.size,
         attempts: from.attempts,
         next_attempt: from.next_attempt,
-        reason: from.reason.or(from.destination_down),
+        reason: from.reason.or(from.destination_down).or(from.last_word),
     }
 }
 
@@ -110,7 +119,7 @@ fn to_detail(from: queue::Detail) -> Detail {
         tags: from.accepted.tags.clone(),
         per_recipient: per_recipient.collect(),
         header: from.header.join("\n"),
-        expires: None,
+        expires: from.expires,
         summary: summary(from.summary),
     }
 }
@@ -129,7 +138,10 @@ fn done(changed: &Changed) -> Response {
     match (changed.changed.len(), changed.busy.first(), changed.missing.first()) {
         (0, Some(id), _) => Response::error(ErrorKind::Conflict, format!("{id} is being delivered right now")),
         (0, None, Some(id)) => Response::error(ErrorKind::NotFound, format!("no message {id} in the queue")),
-        (count, ..) => Response::Done { count: count as u64, message: format!("{count} messages") },
+        (count, ..) => Response::Done {
+            count: count as u64,
+            message: format!("{count} message{}", if count == 1 { "" } else { "s" }),
+        },
     }
 }
 

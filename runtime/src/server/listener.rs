@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
 
 use super::connections::{Connections, Limits, Place, Refusal};
+use crate::log::Record;
 use crate::pipeline::SessionId;
 use crate::session::connection::Context;
 use crate::session::{Peer, TlsMode, proxy, serve};
@@ -95,8 +96,14 @@ async fn admit(mut stream: TcpStream, connecting: SocketAddr, gate: Gate) {
         match tokio::time::timeout(PROXY_HEADER, proxy::read_header(&mut stream)).await {
             Ok(Ok(Some((said, to)))) => (client, local) = (said, to),
             Ok(Ok(None)) => {}
-            Ok(Err(_)) | Err(_) => {
+            failed => {
                 refused.with_label_values(&["proxy"]).inc();
+                let cause = match failed {
+                    Ok(Err(error)) => error.to_string(),
+                    _ => "PROXY header: none came in time".to_owned(),
+                };
+                let record = Record::new("refused").text("client", connecting).text("listener", &listener.name);
+                gate.context.gateway.clerk.log.emit(record.text("cause", cause));
                 return;
             }
         }

@@ -1,8 +1,9 @@
-//! Listeners and their certificates.
+//! Listeners and certificates: their own, and those of the authorities that next hops are verified by.
 
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
@@ -144,6 +145,20 @@ impl Checker<'_> {
         }
     }
 
+    /// Certificates that vouch for next hops. Each is tried, so that a running gateway never finds one it can't use.
+    pub(super) fn authorities(&mut self, at: &At<std::path::PathBuf>) -> Vec<CertificateDer<'static>> {
+        let Some(file) = self.file(at) else { return Vec::new() };
+        let usable = certificates(&file).and_then(|authorities| {
+            let mut store = RootCertStore::empty();
+            authorities.iter().try_for_each(|authority| store.add(authority.clone())).map_err(|e| e.to_string())?;
+            Ok(authorities)
+        });
+        usable.unwrap_or_else(|problem| {
+            self.findings.error(Some(at.span), format!("{}: {problem}", file.display()));
+            Vec::new()
+        })
+    }
+
     fn warn_of_readers(&mut self, file: &Path, span: Span) {
         use std::os::unix::fs::PermissionsExt as _;
         if std::fs::metadata(file).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0) {
@@ -154,16 +169,22 @@ impl Checker<'_> {
     }
 }
 
+/// At least one.
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates = CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| error.to_string())?;
+    if certificates.is_empty() {
+        return Err("there is no certificate in it".to_owned());
+    }
+    Ok(certificates)
+}
+
 /// An error says whether it is the key's.
 fn certified_key(certificate: &Path, key: &Path) -> Result<CertifiedKey, (bool, String)> {
     let no_certificate = |problem: String| (false, format!("{}: {problem}", certificate.display()));
     let no_key = |problem: String| (true, format!("{}: {problem}", key.display()));
-    let chain = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| no_certificate(error.to_string()))?;
-    if chain.is_empty() {
-        return Err(no_certificate("there is no certificate in it".to_owned()));
-    }
+    let chain = certificates(certificate).map_err(no_certificate)?;
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| no_key(error.to_string()))?;
     CertifiedKey::from_der(chain, private, &rustls::crypto::aws_lc_rs::default_provider())
         .map_err(|error| no_key(error.to_string()))

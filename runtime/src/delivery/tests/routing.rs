@@ -413,3 +413,13 @@ async fn maildir() {
     let report = delivery.deliver(job(Route::Maildir(blocked), &["a@x.example"])).await;
     assert_eq!(summary(&report), "deferred 451 4.3.0 own");
 }
+
+#[test]
+fn tenants_with_other_tls_policies_do_not_share_a_destination() {
+    let key = |tls| {
+        let host = Host::Domain(Domain::parse("mail.example.com").unwrap());
+        DestinationKey::new(&Route::Host { host, port: 25, tls }, None).0
+    };
+    assert_eq!(&*key(TlsPolicy::Opportunistic), "host:mail.example.com:25");
+    assert_eq!(&*key(TlsPolicy::Verified), "host:mail.example.com:25:verified");
+}

@@ -1,5 +1,7 @@
 //! The machine-readable part (RFC 3464 §2): fields of the message, then of each recipient.
 
+use std::net::IpAddr;
+
 use bytes::{Bytes, BytesMut};
 use jiff::{SignedDuration, Timestamp};
 
@@ -44,12 +46,21 @@ fn of_recipient(group: &mut Group, recipient: &Recipient, state: &RecipientState
     group.add("Status", &status(action, state.last.as_ref()));
     let Some(last) = &state.last else { return };
     if let Some(host) = last.host.as_deref().filter(|_| last.remote) {
-        group.add("Remote-MTA", &format!("dns; {host}"));
+        group.add("Remote-MTA", &format!("dns; {}", mta_name(host)));
     }
     // RFC 3464 §2.3.6: what is not the reply of a mail server must not be labelled as one.
     let kind = if last.remote { "smtp" } else { "x-postern" };
     group.add("Diagnostic-Code", &format!("{kind}; {}", last.text));
     group.add("Last-Attempt-Date", &date(last.at));
+}
+
+/// RFC 3464 §2.1.2: the type `dns` has domains, and addresses in brackets.
+fn mta_name(host: &str) -> String {
+    match host.parse() {
+        Ok(IpAddr::V4(ip)) => format!("[{ip}]"),
+        Ok(IpAddr::V6(ip)) => format!("[IPv6:{ip}]"),
+        Err(_) => host.to_owned(),
+    }
 }
 
 /// RFC 6533 §3 for what is not ASCII.
@@ -104,6 +115,22 @@ impl Group {
         }
         if let Ok(field) = Field::new(name, &clean) {
             self.out.extend_from_slice(field.raw());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_next_hop_without_a_name_is_an_address_literal() {
+        for (host, expected) in [
+            ("next.example.org", "next.example.org"),
+            ("192.0.2.1", "[192.0.2.1]"),
+            ("2001:db8::1", "[IPv6:2001:db8::1]"),
+        ] {
+            assert_eq!(mta_name(host), expected);
         }
     }
 }

@@ -34,6 +34,8 @@ pub struct Slot {
     pub warned: bool,
     /// Why it is held or in quarantine.
     pub reason: Option<Box<str>>,
+    /// What was last said of a recipient that is still to be tried, cut.
+    pub last_word: Option<Box<str>>,
     pub(super) phase: Phase,
     pub(super) timer: Option<Millis>,
 }
@@ -119,6 +121,7 @@ impl Slot {
             prepared: accepted.prepared,
             warned: state.delay_warned || accepted.envelope.reverse_path.is_null(),
             reason: reason.map(|reason| reason.as_str().into()),
+            last_word: state.last_word(),
             phase: Phase::Nowhere,
             timer: None,
         }
@@ -138,6 +141,15 @@ impl Slot {
             Phase::Running(_) | Phase::Claimed => Standing::Delivering,
             Phase::Held => Standing::Held,
             Phase::Quarantined(_) => Standing::Quarantined,
+        }
+    }
+
+    /// When its time is over: to be delivered, or to be kept in quarantine. What is held has no such time.
+    pub fn expires(&self, expiry: Duration) -> Option<Millis> {
+        match self.phase {
+            Phase::Held => None,
+            Phase::Quarantined(end) => Some(end),
+            _ => Some(self.life.reaches(expiry)),
         }
     }
 

@@ -34,6 +34,18 @@ async fn held_mail_stays_over_a_restart_and_goes_when_released() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_list_says_why_mail_waits_also_after_a_restart() {
+    let bench = Bench::new();
+    let id = waiting(&bench).await;
+    let said = bench.queue.show(id).await.unwrap().progress.recipients[0].last.clone().unwrap().text;
+    assert_eq!(only(&bench).await.last_word.as_deref(), Some(said.as_str()));
+    let detail = bench.queue.show(id).await.unwrap();
+    assert_eq!(detail.expires.unwrap(), detail.summary.arrival + settings().expiry);
+    let again = Bench::with(settings(), bench.spool.after_crash(), Arc::default(), Arc::default());
+    assert_eq!(only(&again).await.last_word.as_deref(), Some(said.as_str()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn flush_tries_now_even_a_destination_that_is_down() {
     let bench = Bench::new();
     bench.hop.report(down);
