@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::{CliError, Context, OK, Streams, WRONG};
 use crate::config::{self, Settings};
+use crate::server::plugins;
 
 pub(super) fn run(context: &Context<'_>, streams: &mut Streams<'_>) -> Result<u8, CliError> {
     let loaded = match config::load(context.config, context.builtins) {
@@ -17,6 +18,11 @@ pub(super) fn run(context: &Context<'_>, streams: &mut Streams<'_>) -> Result<u8
             return Ok(WRONG);
         }
     };
+    // What a start or a reload would refuse.
+    let tables = loaded.settings.plugins.iter().find_map(|plugin| plugins::tables(plugin).err());
+    if let Some(error) = tables {
+        return Err(CliError::Failed(error.to_string()));
+    }
     if context.json {
         let answer = json!({ "ok": true, "problems": loaded.warnings, "summary": summary(&loaded.settings) });
         writeln!(streams.out, "{answer}")?;

@@ -24,7 +24,7 @@ pub struct Transaction {
     pub dropped: usize,
     /// Recipients whose copy is kept back, and why.
     pub kept_back: Vec<(Mailbox, String)>,
-    /// Recipients that stand for postmaster: no verdict refuses them (R49).
+    /// Recipients that stand for postmaster: no verdict on a recipient refuses them, nor one on a mail for them alone (R49).
     pub postmaster: usize,
     pub reception: Option<Reception>,
     /// BDAT has begun: DATA and RCPT are out of order from here on.
