@@ -35,6 +35,8 @@ pub struct Settings {
     pub max_mails_per_connection: u32,
     /// Exchanges of one domain that are tried, and addresses tried in one delivery.
     pub max_mx: usize,
+    /// Addresses of one host that are tried, so that one with many dead ones does not shadow the next host.
+    pub max_addresses: usize,
     /// Recipients in one transaction. RFC 5321 §4.5.3.1.8: a server takes at least 100.
     pub max_recipients: usize,
     /// Certificate authorities trusted besides those of the web, e.g. a customer's own.
@@ -56,6 +58,7 @@ impl Default for Settings {
             max_idle_connections: 256,
             max_mails_per_connection: 100,
             max_mx: 10,
+            max_addresses: 4,
             max_recipients: 100,
             extra_roots: Vec::new(),
         }

@@ -86,18 +86,19 @@ impl<'a> Search<'a> {
             .filter(|exchange| exchange.host.as_ref().is_some_and(|host| self.is_own(&Host::Domain(host.clone()))));
         let end = own.map(|exchange| exchange.preference).min();
         self.looped = end.is_some();
+        let mut better: Vec<Exchange> =
+            exchanges.into_iter().filter(|exchange| end.is_none_or(|end| exchange.preference < end)).collect();
+        // Before the cut: else the same ones of many equals would be left out each time.
+        better.shuffle(&mut rand::rng());
+        better.sort_by_key(|exchange| exchange.preference);
         let mut preference = None;
-        let better = exchanges.into_iter().filter(|exchange| end.is_none_or(|end| exchange.preference < end));
-        for exchange in better.take(self.settings.max_mx) {
+        for exchange in better.into_iter().take(self.settings.max_mx) {
             let Some(host) = exchange.host.map(Host::Domain) else { continue };
             match self.groups.back_mut() {
                 Some(group) if preference == Some(exchange.preference) => group.push(host),
                 _ => self.groups.push_back(vec![host]),
             }
             preference = Some(exchange.preference);
-        }
-        for group in &mut self.groups {
-            group.shuffle(&mut rand::rng());
         }
     }
 
@@ -113,6 +114,7 @@ impl<'a> Search<'a> {
         while let Some(group) = self.groups.pop_front() {
             let mut targets = Vec::new();
             for host in group {
+                let mut left = self.settings.max_addresses.max(1);
                 for address in self.addresses(&host).await {
                     if self.by_mx && self.is_own(&Host::Literal(address)) {
                         // This host is us under another name: RFC 5321 §5.1 as above.
@@ -121,6 +123,10 @@ impl<'a> Search<'a> {
                         return None;
                     }
                     if self.is_usable(address) {
+                        if left == 0 {
+                            continue;
+                        }
+                        left -= 1;
                         let host = host.domain().map_or_else(|| address.to_string(), ToString::to_string);
                         targets.push(Target { host, address: SocketAddr::new(address, self.port) });
                     } else {

@@ -1,5 +1,7 @@
 //! Which host gets the mail, over loopback: exchanges, families, routes, the pool; faults SP10 and O10.
 
+mod exchange;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
 use std::time::Duration;
