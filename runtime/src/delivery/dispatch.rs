@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -33,11 +34,14 @@ pub struct Delivery {
     live: ArcSwap<Live>,
     resolver: Resolver,
     pool: Pool,
+    /// How many settings there have been before these.
+    generation: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
 /// What a reload changes. A delivery that is under way keeps what it began with.
 struct Live {
+    generation: u64,
     settings: Settings,
     connectors: Connectors,
 }
@@ -65,13 +69,14 @@ impl NextHop for Delivery {
 
 impl Delivery {
     pub fn new(settings: Settings, resolver: Resolver, metrics: Arc<Metrics>) -> Result<Self, TlsSetupError> {
-        let live = ArcSwap::from_pointee(Live::new(settings)?);
-        Ok(Self { live, resolver, pool: Pool::default(), metrics })
+        let live = ArcSwap::from_pointee(Live::new(settings, 0)?);
+        Ok(Self { live, resolver, pool: Pool::default(), generation: AtomicU64::new(0), metrics })
     }
 
-    /// The next delivery goes by these. On an error the old ones stay.
+    /// The next delivery goes by these, over connections opened under these. On an error the old ones stay.
     pub fn reload(&self, settings: Settings) -> Result<(), TlsSetupError> {
-        self.live.store(Arc::new(Live::new(settings)?));
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        self.live.store(Arc::new(Live::new(settings, generation)?));
         Ok(())
     }
 
@@ -149,7 +154,7 @@ impl Delivery {
         let (mut deferred, mut failed) = (None, None);
         let mut left = live.settings.max_mx.max(1);
         'search: while let Some(mut targets) = search.next().await {
-            targets.sort_by_key(|target| !self.pool.has(&terms.key(target)));
+            targets.sort_by_key(|target| !self.pool.has(&live.key(target, terms)));
             for target in targets {
                 if left == 0 {
                     break 'search;
@@ -180,7 +185,7 @@ impl Delivery {
         terms: &Terms,
         outcomes: &mut Outcomes,
     ) -> Result<(), Refusal> {
-        let key = terms.key(target);
+        let key = live.key(target, terms);
         while let Some(mut connection) = self.pool.take(&key, live.settings.idle_time) {
             if !connection.is_alive().await {
                 continue;
@@ -231,15 +236,14 @@ impl Delivery {
 }
 
 impl Live {
-    fn new(settings: Settings) -> Result<Self, TlsSetupError> {
-        Ok(Self { connectors: Connectors::new(&settings)?, settings })
+    fn new(settings: Settings, generation: u64) -> Result<Self, TlsSetupError> {
+        Ok(Self { generation, connectors: Connectors::new(&settings)?, settings })
     }
-}
 
-impl Terms {
-    fn key(&self, target: &Target) -> Key {
-        let login = self.login.as_ref().map(|(name, _)| name.clone());
-        Key { address: target.address, host: target.host.clone(), tls: self.tls, login }
+    fn key(&self, target: &Target, terms: &Terms) -> Key {
+        let login = terms.login.as_ref().map(|(name, _)| name.clone());
+        let Target { host, address } = target.clone();
+        Key { address, host, tls: terms.tls, login, generation: self.generation }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which host gets the mail, over loopback: exchanges, families, routes, the pool; faults SP10 and O10.
 
 mod exchange;
+mod idle;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
