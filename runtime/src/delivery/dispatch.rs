@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rand::seq::IndexedRandom as _;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 
 use super::channel::Wire;
@@ -28,6 +29,9 @@ use crate::smtp::{Enhanced, Host};
 
 /// How often idle connections are looked at.
 const TEND_EVERY: Duration = Duration::from_secs(1);
+
+/// All idle connections together, however slow their servers are.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// The gateway's next hops: all of them, by whatever route.
 pub struct Delivery {
@@ -83,21 +87,31 @@ impl Delivery {
     /// Closes connections that have been idle for long enough; never ends. To be run beside the deliveries.
     pub async fn tend(&self) {
         let mut tick = interval(TEND_EVERY);
+        let mut closing = JoinSet::new();
         loop {
             tick.tick().await;
-            self.close_idle(self.live.load().settings.idle_time).await;
+            // Not waited for: a slow server keeps nobody else's connection open.
+            while closing.try_join_next().is_some() {}
+            self.close_idle(self.live.load().settings.idle_time, &mut closing);
         }
     }
 
-    /// Closes all idle connections, for a graceful stop.
+    /// Closes all idle connections, for a graceful stop; within five seconds.
     pub async fn close(&self) {
-        self.close_idle(Duration::ZERO).await;
+        let mut closing = JoinSet::new();
+        self.close_idle(Duration::ZERO, &mut closing);
+        let all = async { while closing.join_next().await.is_some() {} };
+        if timeout(CLOSE_WITHIN, all).await.is_err() {
+            tracing::debug!(left = closing.len(), "idle connections closed before their servers replied to QUIT");
+        }
     }
 
-    async fn close_idle(&self, idle_time: Duration) {
-        let timeouts = self.live.load().settings.timeouts.clone();
+    /// All at the same time; dropping `closing` closes without further words.
+    fn close_idle(&self, idle_time: Duration, closing: &mut JoinSet<()>) {
+        let live = self.live.load_full();
         for connection in self.pool.expired(idle_time) {
-            connection.quit(&timeouts).await;
+            let live = live.clone();
+            closing.spawn(async move { connection.quit(&live.settings.timeouts).await });
         }
     }
 
