@@ -165,17 +165,27 @@ impl Delivery {
     async fn by_smtp(&self, live: &Live, job: &Job, mut search: Search<'_>, name: &str, terms: &Terms) -> Report {
         let mail = Outgoing::new(&job.envelope, &job.message);
         let mut outcomes: Outcomes = vec![None; job.envelope.recipients.len()];
+        let mut lacking: Outcomes = vec![None; job.envelope.recipients.len()];
+        // Hosts that lack something: their other addresses will not have it.
+        let mut unfit: Vec<String> = Vec::new();
         let (mut deferred, mut failed) = (None, None);
         let mut left = live.settings.max_mx.max(1);
         'search: while let Some(mut targets) = search.next().await {
             targets.sort_by_key(|target| !self.pool.has(&live.key(target, terms)));
             for target in targets {
+                if unfit.contains(&target.host) {
+                    continue;
+                }
                 if left == 0 {
                     break 'search;
                 }
                 left -= 1;
                 match self.try_target(live, &target, &mail, terms, &mut outcomes).await {
-                    Ok(()) => return report(outcomes, &misrouted("No outcome"), false),
+                    Ok(lacks) if outcomes.iter().any(Option::is_none) => {
+                        lacking = lacks;
+                        unfit.push(target.host);
+                    }
+                    Ok(_) => return report(outcomes, &misrouted("No outcome"), false),
                     Err(Refusal::Final(failure)) => return report(outcomes, &failure.outcome(&target.host), false),
                     Err(Refusal::TryNext(failure)) => match failure.outcome(&target.host) {
                         outcome @ Outcome::Failed(_) => failed = Some(outcome),
@@ -184,13 +194,22 @@ impl Delivery {
                 }
             }
         }
-        let outcome = deferred.or_else(|| search.temporary(name)).or(failed).unwrap_or_else(|| search.verdict(name));
-        let down = matches!(outcome, Outcome::Deferred(_));
+        let later = deferred.or_else(|| search.temporary(name));
+        if later.is_none() {
+            // No host is left that might do what those lacked.
+            for (outcome, lack) in outcomes.iter_mut().zip(lacking).filter(|(outcome, _)| outcome.is_none()) {
+                *outcome = lack;
+            }
+        }
+        let outcome = later.or(failed).unwrap_or_else(|| search.verdict(name));
+        let down = unfit.is_empty() && matches!(outcome, Outcome::Deferred(_));
         report(outcomes, &outcome, down)
     }
 
     /// Over a connection that is there, else over a new one. That an idle connection was closed meanwhile is no failure
     /// of anybody's (O10).
+    ///
+    /// Returns what [`transaction::deliver`] does: who is left because this server lacks something.
     async fn try_target(
         &self,
         live: &Live,
@@ -198,7 +217,7 @@ impl Delivery {
         mail: &Outgoing<'_>,
         terms: &Terms,
         outcomes: &mut Outcomes,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Outcomes, Refusal> {
         let key = live.key(target, terms);
         while let Some(mut connection) = self.pool.take(&key, live.settings.idle_time) {
             if !connection.is_alive().await {
@@ -222,13 +241,13 @@ impl Delivery {
         mut connection: Connection,
         mail: &Outgoing<'_>,
         outcomes: &mut Outcomes,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Outcomes, Refusal> {
         let Settings { timeouts, max_recipients, max_mails_per_connection, max_idle_connections, .. } = &live.settings;
         match transaction::deliver(&mut connection, mail, timeouts, *max_recipients, outcomes).await {
-            Ok(()) => {
+            Ok(lacking) => {
                 let spent = connection.mails >= *max_mails_per_connection;
                 self.pool.put(key.clone(), connection, spent, *max_idle_connections);
-                Ok(())
+                Ok(lacking)
             }
             // Our own trouble with the message is the same everywhere.
             Err(failure @ (Failure::Unreadable(_) | Failure::Unsendable(_))) => Err(Refusal::Final(failure)),
