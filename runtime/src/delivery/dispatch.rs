@@ -187,6 +187,11 @@ impl Delivery {
                     }
                     Ok(_) => return report(outcomes, &misrouted("No outcome"), false),
                     Err(Refusal::Final(failure)) => return report(outcomes, &failure.outcome(&target.host), false),
+                    Err(Refusal::TryNext(failure @ Failure::OwnHost)) => {
+                        // RFC 5321 §5.1: from ourselves on, no exchange is better.
+                        failed = Some(failure.outcome(&target.host));
+                        break 'search;
+                    }
                     Err(Refusal::TryNext(failure)) => match failure.outcome(&target.host) {
                         outcome @ Outcome::Failed(_) => failed = Some(outcome),
                         outcome => deferred = Some(outcome),
@@ -296,6 +301,9 @@ async fn open(live: &Live, target: &Target, tls: TlsPolicy, terms: &Terms) -> Re
         Ok(connected) => connected.map_err(|error| Failure::Connect(error.to_string()))?,
         Err(_) => return Err(Failure::Connect("timed out".to_owned())),
     };
+    if stream.local_addr().is_ok_and(|local| live.settings.is_own_end(local.ip(), target.address)) {
+        return Err(Failure::OwnHost);
+    }
     let wire: Wire = Box::new(stream);
     let login = terms.login.as_ref().map(|(_, login)| login);
     let opening = Opening { hello: host_name, host: &target.host, tls, login, connectors: &live.connectors, timeouts };

@@ -60,7 +60,11 @@ impl<'a> Search<'a> {
             None => host.clone(),
         };
         let mut search = Self::new(settings, resolver, port, false);
-        if port == settings.mx_port && search.is_own(&host) {
+        let own = match &host {
+            Host::Literal(address) => search.is_own_address(*address),
+            Host::Domain(_) => search.is_own_port() && search.is_own(&host),
+        };
+        if own {
             search.looped = true;
         } else {
             search.groups.push_back(vec![host]);
@@ -109,6 +113,24 @@ impl<'a> Search<'a> {
         })
     }
 
+    /// A port at which our own name can only be ourselves.
+    fn is_own_port(&self) -> bool {
+        self.port == self.settings.mx_port
+            || self.settings.own_listeners.iter().any(|listener| listener.port() == self.port)
+    }
+
+    /// What can be known before there is a connection; the rest is for [`Settings::is_own_end`].
+    fn is_own_address(&self, address: IpAddr) -> bool {
+        let by_config = !self.by_mx && (self.port != self.settings.mx_port || address.to_canonical().is_loopback());
+        let target = SocketAddr::new(address.to_canonical(), self.port);
+        (!by_config && self.is_own(&Host::Literal(address)))
+            || self
+                .settings
+                .own_listeners
+                .iter()
+                .any(|own| SocketAddr::new(own.ip().to_canonical(), own.port()) == target)
+    }
+
     /// The next hosts of equal preference that have an address; `None`: there are no more.
     pub(super) async fn next(&mut self) -> Option<Vec<Target>> {
         while let Some(group) = self.groups.pop_front() {
@@ -116,7 +138,7 @@ impl<'a> Search<'a> {
             for host in group {
                 let mut left = self.settings.max_addresses.max(1);
                 for address in self.addresses(&host).await {
-                    if self.by_mx && self.is_own(&Host::Literal(address)) {
+                    if self.is_own_address(address) {
                         // This host is us under another name: RFC 5321 §5.1 as above.
                         self.looped = true;
                         self.groups.clear();
