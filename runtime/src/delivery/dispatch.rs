@@ -4,11 +4,13 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rand::seq::IndexedRandom as _;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 
 use super::channel::Wire;
@@ -28,16 +30,22 @@ use crate::smtp::{Enhanced, Host};
 /// How often idle connections are looked at.
 const TEND_EVERY: Duration = Duration::from_secs(1);
 
+/// All idle connections together, however slow their servers are.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+
 /// The gateway's next hops: all of them, by whatever route.
 pub struct Delivery {
     live: ArcSwap<Live>,
     resolver: Resolver,
     pool: Pool,
+    /// How many settings there have been before these.
+    generation: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
 /// What a reload changes. A delivery that is under way keeps what it began with.
 struct Live {
+    generation: u64,
     settings: Settings,
     connectors: Connectors,
 }
@@ -65,34 +73,45 @@ impl NextHop for Delivery {
 
 impl Delivery {
     pub fn new(settings: Settings, resolver: Resolver, metrics: Arc<Metrics>) -> Result<Self, TlsSetupError> {
-        let live = ArcSwap::from_pointee(Live::new(settings)?);
-        Ok(Self { live, resolver, pool: Pool::default(), metrics })
+        let live = ArcSwap::from_pointee(Live::new(settings, 0)?);
+        Ok(Self { live, resolver, pool: Pool::default(), generation: AtomicU64::new(0), metrics })
     }
 
-    /// The next delivery goes by these. On an error the old ones stay.
+    /// The next delivery goes by these, over connections opened under these. On an error the old ones stay.
     pub fn reload(&self, settings: Settings) -> Result<(), TlsSetupError> {
-        self.live.store(Arc::new(Live::new(settings)?));
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        self.live.store(Arc::new(Live::new(settings, generation)?));
         Ok(())
     }
 
     /// Closes connections that have been idle for long enough; never ends. To be run beside the deliveries.
     pub async fn tend(&self) {
         let mut tick = interval(TEND_EVERY);
+        let mut closing = JoinSet::new();
         loop {
             tick.tick().await;
-            self.close_idle(self.live.load().settings.idle_time).await;
+            // Not waited for: a slow server keeps nobody else's connection open.
+            while closing.try_join_next().is_some() {}
+            self.close_idle(self.live.load().settings.idle_time, &mut closing);
         }
     }
 
-    /// Closes all idle connections, for a graceful stop.
+    /// Closes all idle connections, for a graceful stop; within five seconds.
     pub async fn close(&self) {
-        self.close_idle(Duration::ZERO).await;
+        let mut closing = JoinSet::new();
+        self.close_idle(Duration::ZERO, &mut closing);
+        let all = async { while closing.join_next().await.is_some() {} };
+        if timeout(CLOSE_WITHIN, all).await.is_err() {
+            tracing::debug!(left = closing.len(), "idle connections closed before their servers replied to QUIT");
+        }
     }
 
-    async fn close_idle(&self, idle_time: Duration) {
-        let timeouts = self.live.load().settings.timeouts.clone();
+    /// All at the same time; dropping `closing` closes without further words.
+    fn close_idle(&self, idle_time: Duration, closing: &mut JoinSet<()>) {
+        let live = self.live.load_full();
         for connection in self.pool.expired(idle_time) {
-            connection.quit(&timeouts).await;
+            let live = live.clone();
+            closing.spawn(async move { connection.quit(&live.settings.timeouts).await });
         }
     }
 
@@ -146,18 +165,33 @@ impl Delivery {
     async fn by_smtp(&self, live: &Live, job: &Job, mut search: Search<'_>, name: &str, terms: &Terms) -> Report {
         let mail = Outgoing::new(&job.envelope, &job.message);
         let mut outcomes: Outcomes = vec![None; job.envelope.recipients.len()];
+        let mut lacking: Outcomes = vec![None; job.envelope.recipients.len()];
+        // Hosts that lack something: their other addresses will not have it.
+        let mut unfit: Vec<String> = Vec::new();
         let (mut deferred, mut failed) = (None, None);
         let mut left = live.settings.max_mx.max(1);
         'search: while let Some(mut targets) = search.next().await {
-            targets.sort_by_key(|target| !self.pool.has(&terms.key(target)));
+            targets.sort_by_key(|target| !self.pool.has(&live.key(target, terms)));
             for target in targets {
+                if unfit.contains(&target.host) {
+                    continue;
+                }
                 if left == 0 {
                     break 'search;
                 }
                 left -= 1;
                 match self.try_target(live, &target, &mail, terms, &mut outcomes).await {
-                    Ok(()) => return report(outcomes, &misrouted("No outcome"), false),
+                    Ok(lacks) if outcomes.iter().any(Option::is_none) => {
+                        lacking = lacks;
+                        unfit.push(target.host);
+                    }
+                    Ok(_) => return report(outcomes, &misrouted("No outcome"), false),
                     Err(Refusal::Final(failure)) => return report(outcomes, &failure.outcome(&target.host), false),
+                    Err(Refusal::TryNext(failure @ Failure::OwnHost)) => {
+                        // RFC 5321 §5.1: from ourselves on, no exchange is better.
+                        failed = Some(failure.outcome(&target.host));
+                        break 'search;
+                    }
                     Err(Refusal::TryNext(failure)) => match failure.outcome(&target.host) {
                         outcome @ Outcome::Failed(_) => failed = Some(outcome),
                         outcome => deferred = Some(outcome),
@@ -165,13 +199,22 @@ impl Delivery {
                 }
             }
         }
-        let outcome = deferred.or_else(|| search.temporary(name)).or(failed).unwrap_or_else(|| search.verdict(name));
-        let down = matches!(outcome, Outcome::Deferred(_));
+        let later = deferred.or_else(|| search.temporary(name));
+        if later.is_none() {
+            // No host is left that might do what those lacked.
+            for (outcome, lack) in outcomes.iter_mut().zip(lacking).filter(|(outcome, _)| outcome.is_none()) {
+                *outcome = lack;
+            }
+        }
+        let outcome = later.or(failed).unwrap_or_else(|| search.verdict(name));
+        let down = unfit.is_empty() && matches!(outcome, Outcome::Deferred(_));
         report(outcomes, &outcome, down)
     }
 
     /// Over a connection that is there, else over a new one. That an idle connection was closed meanwhile is no failure
     /// of anybody's (O10).
+    ///
+    /// Returns what [`transaction::deliver`] does: who is left because this server lacks something.
     async fn try_target(
         &self,
         live: &Live,
@@ -179,8 +222,8 @@ impl Delivery {
         mail: &Outgoing<'_>,
         terms: &Terms,
         outcomes: &mut Outcomes,
-    ) -> Result<(), Refusal> {
-        let key = terms.key(target);
+    ) -> Result<Outcomes, Refusal> {
+        let key = live.key(target, terms);
         while let Some(mut connection) = self.pool.take(&key, live.settings.idle_time) {
             if !connection.is_alive().await {
                 continue;
@@ -203,13 +246,13 @@ impl Delivery {
         mut connection: Connection,
         mail: &Outgoing<'_>,
         outcomes: &mut Outcomes,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Outcomes, Refusal> {
         let Settings { timeouts, max_recipients, max_mails_per_connection, max_idle_connections, .. } = &live.settings;
         match transaction::deliver(&mut connection, mail, timeouts, *max_recipients, outcomes).await {
-            Ok(()) => {
+            Ok(lacking) => {
                 let spent = connection.mails >= *max_mails_per_connection;
                 self.pool.put(key.clone(), connection, spent, *max_idle_connections);
-                Ok(())
+                Ok(lacking)
             }
             // Our own trouble with the message is the same everywhere.
             Err(failure @ (Failure::Unreadable(_) | Failure::Unsendable(_))) => Err(Refusal::Final(failure)),
@@ -231,15 +274,14 @@ impl Delivery {
 }
 
 impl Live {
-    fn new(settings: Settings) -> Result<Self, TlsSetupError> {
-        Ok(Self { connectors: Connectors::new(&settings)?, settings })
+    fn new(settings: Settings, generation: u64) -> Result<Self, TlsSetupError> {
+        Ok(Self { generation, connectors: Connectors::new(&settings)?, settings })
     }
-}
 
-impl Terms {
-    fn key(&self, target: &Target) -> Key {
-        let login = self.login.as_ref().map(|(name, _)| name.clone());
-        Key { address: target.address, host: target.host.clone(), tls: self.tls, login }
+    fn key(&self, target: &Target, terms: &Terms) -> Key {
+        let login = terms.login.as_ref().map(|(name, _)| name.clone());
+        let Target { host, address } = target.clone();
+        Key { address, host, tls: terms.tls, login, generation: self.generation }
     }
 }
 
@@ -259,6 +301,9 @@ async fn open(live: &Live, target: &Target, tls: TlsPolicy, terms: &Terms) -> Re
         Ok(connected) => connected.map_err(|error| Failure::Connect(error.to_string()))?,
         Err(_) => return Err(Failure::Connect("timed out".to_owned())),
     };
+    if stream.local_addr().is_ok_and(|local| live.settings.is_own_end(local.ip(), target.address)) {
+        return Err(Failure::OwnHost);
+    }
     let wire: Wire = Box::new(stream);
     let login = terms.login.as_ref().map(|(_, login)| login);
     let opening = Opening { hello: host_name, host: &target.host, tls, login, connectors: &live.connectors, timeouts };

@@ -46,6 +46,8 @@ impl fmt::Display for Stage {
 pub(super) enum Failure {
     /// No connection.
     Connect(String),
+    /// The connection came to a listener of our own.
+    OwnHost,
     Lost(Stage, String),
     TimedOut(Stage),
     /// What came is no reply.
@@ -75,6 +77,9 @@ impl Failure {
             |subject: u16, detail: u16, text: String| Outcome::Deferred(own(451, subject, detail, text).at(host));
         match self {
             Self::Connect(cause) => Outcome::Deferred(own(451, 4, 1, format!("No connection to {host}: {cause}"))),
+            Self::OwnHost => {
+                Outcome::Failed(own(554, 4, 6, format!("Mail loops back to this host, which is {host} too")))
+            }
             Self::Lost(stage, cause) => deferred(4, 2, format!("Connection with {host} lost at {stage}: {cause}")),
             Self::TimedOut(stage) => deferred(4, 2, format!("Timed out with {host} at {stage}")),
             Self::Reply(stage, error) => deferred(5, 0, format!("{host} broke the protocol at {stage}: {error}")),

@@ -18,6 +18,8 @@ pub(super) struct Key {
     pub(super) tls: TlsPolicy,
     /// The smart host whose login was used.
     pub(super) login: Option<Arc<str>>,
+    /// Of the settings under which it was opened: others may trust, know or come from something else.
+    pub(super) generation: u64,
 }
 
 struct Idle {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +24,11 @@ pub struct Settings {
     /// For tests: else an exchange on a loopback address is taken for ourselves.
     pub allow_loopback_mx: bool,
     /// Our names and addresses: mail is never delivered to them at `mx_port`, for it would come back (RFC 5321 §5.1).
+    /// Only what config sends to a loopback address may: another server may listen there.
     pub own_hosts: Vec<Host>,
+    /// Where we listen: nothing is ever delivered there, by whatever route and under whatever name. The unspecified
+    /// address stands for all that the machine has.
+    pub own_listeners: Vec<SocketAddr>,
     /// Where connections come from: at random one of the destination's family. A family without one is not used, for
     /// what comes from unlisted addresses fails the sender's SPF (R15). Empty: the system chooses.
     pub source_addresses: Vec<IpAddr>,
@@ -35,6 +39,8 @@ pub struct Settings {
     pub max_mails_per_connection: u32,
     /// Exchanges of one domain that are tried, and addresses tried in one delivery.
     pub max_mx: usize,
+    /// Addresses of one host that are tried, so that one with many dead ones does not shadow the next host.
+    pub max_addresses: usize,
     /// Recipients in one transaction. RFC 5321 §4.5.3.1.8: a server takes at least 100.
     pub max_recipients: usize,
     /// Certificate authorities trusted besides those of the web, e.g. a customer's own.
@@ -50,12 +56,14 @@ impl Default for Settings {
             mx_tls: TlsPolicy::Opportunistic,
             allow_loopback_mx: false,
             own_hosts: Vec::new(),
+            own_listeners: Vec::new(),
             source_addresses: Vec::new(),
             timeouts: Timeouts::default(),
             idle_time: Duration::from_secs(5),
             max_idle_connections: 256,
             max_mails_per_connection: 100,
             max_mx: 10,
+            max_addresses: 4,
             max_recipients: 100,
             extra_roots: Vec::new(),
         }
@@ -122,5 +130,18 @@ impl Default for Timeouts {
             dot: minutes(10),
             quit: Duration::from_secs(2),
         }
+    }
+}
+
+impl Settings {
+    /// Whether a connection from `local` to `peer` has come to a listener of ours. That an address is the machine's own
+    /// shows only then: both ends have it (or it is a loopback address, of which there are many).
+    pub(super) fn is_own_end(&self, local: IpAddr, peer: SocketAddr) -> bool {
+        let ip = peer.ip().to_canonical();
+        let here = ip == local.to_canonical() || ip.is_loopback();
+        self.own_listeners.iter().filter(|listener| listener.port() == peer.port()).any(|listener| {
+            let everywhere = listener.ip().is_unspecified() && (listener.is_ipv6() || ip.is_ipv4());
+            listener.ip().to_canonical() == ip || (here && everywhere)
+        })
     }
 }

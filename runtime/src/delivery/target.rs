@@ -60,7 +60,11 @@ impl<'a> Search<'a> {
             None => host.clone(),
         };
         let mut search = Self::new(settings, resolver, port, false);
-        if port == settings.mx_port && search.is_own(&host) {
+        let own = match &host {
+            Host::Literal(address) => search.is_own_address(*address),
+            Host::Domain(_) => search.is_own_port() && search.is_own(&host),
+        };
+        if own {
             search.looped = true;
         } else {
             search.groups.push_back(vec![host]);
@@ -86,18 +90,19 @@ impl<'a> Search<'a> {
             .filter(|exchange| exchange.host.as_ref().is_some_and(|host| self.is_own(&Host::Domain(host.clone()))));
         let end = own.map(|exchange| exchange.preference).min();
         self.looped = end.is_some();
+        let mut better: Vec<Exchange> =
+            exchanges.into_iter().filter(|exchange| end.is_none_or(|end| exchange.preference < end)).collect();
+        // Before the cut: else the same ones of many equals would be left out each time.
+        better.shuffle(&mut rand::rng());
+        better.sort_by_key(|exchange| exchange.preference);
         let mut preference = None;
-        let better = exchanges.into_iter().filter(|exchange| end.is_none_or(|end| exchange.preference < end));
-        for exchange in better.take(self.settings.max_mx) {
+        for exchange in better.into_iter().take(self.settings.max_mx) {
             let Some(host) = exchange.host.map(Host::Domain) else { continue };
             match self.groups.back_mut() {
                 Some(group) if preference == Some(exchange.preference) => group.push(host),
                 _ => self.groups.push_back(vec![host]),
             }
             preference = Some(exchange.preference);
-        }
-        for group in &mut self.groups {
-            group.shuffle(&mut rand::rng());
         }
     }
 
@@ -108,19 +113,42 @@ impl<'a> Search<'a> {
         })
     }
 
+    /// A port at which our own name can only be ourselves.
+    fn is_own_port(&self) -> bool {
+        self.port == self.settings.mx_port
+            || self.settings.own_listeners.iter().any(|listener| listener.port() == self.port)
+    }
+
+    /// What can be known before there is a connection; the rest is for [`Settings::is_own_end`].
+    fn is_own_address(&self, address: IpAddr) -> bool {
+        let by_config = !self.by_mx && (self.port != self.settings.mx_port || address.to_canonical().is_loopback());
+        let target = SocketAddr::new(address.to_canonical(), self.port);
+        (!by_config && self.is_own(&Host::Literal(address)))
+            || self
+                .settings
+                .own_listeners
+                .iter()
+                .any(|own| SocketAddr::new(own.ip().to_canonical(), own.port()) == target)
+    }
+
     /// The next hosts of equal preference that have an address; `None`: there are no more.
     pub(super) async fn next(&mut self) -> Option<Vec<Target>> {
         while let Some(group) = self.groups.pop_front() {
             let mut targets = Vec::new();
             for host in group {
+                let mut left = self.settings.max_addresses.max(1);
                 for address in self.addresses(&host).await {
-                    if self.by_mx && self.is_own(&Host::Literal(address)) {
+                    if self.is_own_address(address) {
                         // This host is us under another name: RFC 5321 §5.1 as above.
                         self.looped = true;
                         self.groups.clear();
                         return None;
                     }
                     if self.is_usable(address) {
+                        if left == 0 {
+                            continue;
+                        }
+                        left -= 1;
                         let host = host.domain().map_or_else(|| address.to_string(), ToString::to_string);
                         targets.push(Target { host, address: SocketAddr::new(address, self.port) });
                     } else {

@@ -98,9 +98,11 @@ async fn talk_with(script: &str, job: &Job, terms: Terms) -> Talk {
         }
         Err(failure) => Err(failure),
     };
-    let failure = result.err();
-    let rest = failure.as_ref().map(|failure| failure.outcome("mx.example"));
-    let outcomes = outcomes.into_iter().map(|outcome| outcome.or_else(|| rest.clone()).unwrap()).collect();
+    let (lacking, failure) = match result {
+        Ok(lacking) => (lacking, None),
+        Err(failure) => (vec![Some(failure.outcome("mx.example")); outcomes.len()], Some(failure)),
+    };
+    let outcomes = outcomes.into_iter().zip(lacking).map(|(outcome, lack)| outcome.or(lack).unwrap()).collect();
     Talk { outcomes, failure, played: server.await.unwrap() }
 }
 

@@ -53,18 +53,21 @@ pub(super) type Outcomes = Vec<Option<Outcome>>;
 
 /// Sends the mail to those recipients that have no outcome yet, in as many transactions as the server's limits ask for.
 /// After a failure the connection is of no use; who has an outcome then keeps it.
+///
+/// Those for whom this server lacks an extension stay without an outcome, for another may have it; what theirs is if
+/// none has, is returned, in the order of the envelope.
 pub(super) async fn deliver(
     connection: &mut Connection,
     mail: &Outgoing<'_>,
     timeouts: &Timeouts,
     max_recipients: usize,
     outcomes: &mut Outcomes,
-) -> Result<(), Failure> {
+) -> Result<Outcomes, Failure> {
     connection.mail_answered = false;
     let (extensions, host) = (connection.extensions.clone(), connection.host.clone());
-    let parameters = check_extensions(&extensions, &host, mail, outcomes).await?;
+    let (parameters, lacking) = check_extensions(&extensions, &host, mail).await?;
     let max_recipients = extensions.max_recipients.unwrap_or(max_recipients).clamp(1, max_recipients.max(1));
-    let mut waiting: Vec<usize> = undecided(outcomes);
+    let mut waiting: Vec<usize> = undecided(outcomes, &lacking);
     while !waiting.is_empty() {
         let rest = waiting.split_off(max_recipients.min(waiting.len()));
         let mut transaction = Transaction { connection, mail, timeouts, outcomes, accepted: vec![], again: vec![] };
@@ -78,11 +81,12 @@ pub(super) async fn deliver(
             set(outcomes, recipient, None);
         }
     }
-    Ok(())
+    Ok(lacking)
 }
 
-fn undecided(outcomes: &Outcomes) -> Vec<usize> {
-    outcomes.iter().enumerate().filter(|(_, outcome)| outcome.is_none()).map(|(n, _)| n).collect()
+fn undecided(outcomes: &Outcomes, lacking: &Outcomes) -> Vec<usize> {
+    let both = outcomes.iter().zip(lacking).enumerate();
+    both.filter(|(_, (outcome, lack))| outcome.is_none() && lack.is_none()).map(|(n, _)| n).collect()
 }
 
 fn set(outcomes: &mut Outcomes, recipient: usize, outcome: Option<Outcome>) {
@@ -91,13 +95,14 @@ fn set(outcomes: &mut Outcomes, recipient: usize, outcome: Option<Outcome>) {
     }
 }
 
-/// What the mail needs and this server lacks decides outcomes before anything is sent (O8). Returns the parameters of MAIL.
+/// What the mail needs and this server lacks is known before anything is sent (O8). Returns the parameters of MAIL, and
+/// for each recipient that this server can't be given, why.
 async fn check_extensions(
     extensions: &Extensions,
     host: &str,
     mail: &Outgoing<'_>,
-    outcomes: &mut Outcomes,
-) -> Result<String, Failure> {
+) -> Result<(String, Outcomes), Failure> {
+    let mut lacking: Outcomes = vec![None; mail.envelope.recipients.len()];
     let fail = |code, subject, detail, text: String| {
         Some(Outcome::Failed(Diagnosis::own(code, Enhanced::new(subject, detail), text).at(host)))
     };
@@ -106,13 +111,12 @@ async fn check_extensions(
     if let Some(limit) = extensions.size {
         let _ = write!(parameters, " SIZE={size}");
         if limit.is_some_and(|limit| size > limit) {
-            let outcome = fail(552, 3, 4, format!("Message of {size} octets is too big for {host}"));
-            outcomes.iter_mut().filter(|outcome| outcome.is_none()).for_each(|place| place.clone_from(&outcome));
+            lacking.fill(fail(552, 3, 4, format!("Message of {size} octets is too big for {host}")));
         }
     }
     // RFC 6531 §3.1, §3.2.
     let mut utf8 = mail.has_utf8_sender() || mail.has_utf8_header();
-    for (recipient, place) in mail.envelope.recipients.iter().zip(outcomes.iter_mut()) {
+    for (recipient, place) in mail.envelope.recipients.iter().zip(&mut lacking) {
         let needed = utf8 || !recipient.mailbox.is_ascii();
         if place.is_none() && needed && !extensions.smtputf8 {
             *place = fail(553, 6, 7, format!("Mail needs SMTPUTF8, which {host} does not support"));
@@ -129,7 +133,7 @@ async fn check_extensions(
     } else if eight_bit {
         // RFC 6152 §3: converting it would be for the content's owner to do.
         let outcome = fail(554, 6, 3, format!("Mail has 8-bit content, which {host} does not support"));
-        outcomes.iter_mut().filter(|outcome| outcome.is_none()).for_each(|place| place.clone_from(&outcome));
+        lacking.iter_mut().filter(|lack| lack.is_none()).for_each(|place| place.clone_from(&outcome));
     }
     if utf8 && extensions.smtputf8 {
         parameters.push_str(" SMTPUTF8");
@@ -137,7 +141,7 @@ async fn check_extensions(
     if extensions.dsn {
         add_dsn_parameters(&mut parameters, mail.envelope);
     }
-    Ok(parameters)
+    Ok((parameters, lacking))
 }
 
 /// RFC 3461 §4.3, §4.4.

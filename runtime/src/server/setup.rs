@@ -130,6 +130,7 @@ pub fn delivery(settings: &Settings) -> delivery::Settings {
         extra_roots: written.authorities.clone(),
         mx_tls: written.tls,
         own_hosts: own_hosts(settings),
+        own_listeners: settings.listeners.iter().map(|listener| listener.address).collect(),
         source_addresses: written.source_addresses.clone(),
         timeouts,
         idle_time: written.idle_timeout,
@@ -138,7 +139,8 @@ pub fn delivery(settings: &Settings) -> delivery::Settings {
     }
 }
 
-/// Our name and the addresses that we listen on: mail sent there would come back.
+/// Our name, and the addresses known from config: those that we connect from, and those that we listen on unless that
+/// is all of the machine's, which delivery recognises when it is connected.
 fn own_hosts(settings: &Settings) -> Vec<Host> {
     let addresses = settings.listeners.iter().map(|listener| listener.address.ip());
     let addresses = addresses.chain(settings.delivery.source_addresses.iter().copied());

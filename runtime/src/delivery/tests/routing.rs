@@ -1,5 +1,9 @@
 //! Which host gets the mail, over loopback: exchanges, families, routes, the pool; faults SP10 and O10.
 
+mod exchange;
+mod idle;
+mod own;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -238,21 +242,6 @@ async fn hosts_as_given() {
     assert_eq!(dns.queries("mail.them.example", RecordType::MX), 0);
     drop(delivery);
     servers.finish().await;
-}
-
-#[tokio::test]
-async fn a_host_that_is_ourselves() {
-    let dns = Responder::start().await;
-    let own_hosts = vec![Host::parse("us.example").unwrap(), Host::parse("[127.0.0.1]").unwrap()];
-    let (delivery, _) = delivery(&dns, Settings { own_hosts, ..settings(25) });
-    for host in ["us.example", "127.0.0.1"] {
-        let route = Route::Host { host: Host::parse(host).unwrap(), port: 25, tls: TlsPolicy::Never };
-        assert_eq!(
-            summary(&delivery.deliver(job(route, &["to@them.example"])).await),
-            "failed 554 5.4.6 own",
-            "{host}"
-        );
-    }
 }
 
 #[tokio::test]
