@@ -62,7 +62,7 @@ use state::{CallState, Environment};
 pub struct Settings {
     pub engine: EngineSettings,
     /// Calls of all plugins that run at a time. Each may hold its memory limit: 256 of 16 MiB are 4 GiB at worst, and
-    /// about 300 MiB in practice.
+    /// about 300 MiB in practice. The plugins of one reseller or tenant have a quarter of them at most.
     pub calls: usize,
     /// Instances of plugins with `reuse` that are kept warm between calls, all together.
     pub warm: usize,
@@ -174,7 +174,7 @@ impl Host {
             engine,
             linker,
             cache: settings.cache.clone().map(Cache::open).transpose()?.map(Arc::new),
-            permits: permit::Permits::new(settings.calls, settings.wait),
+            permits: permit::Permits::new(settings.calls),
             room: pool::Room::new(settings.warm),
             metric_names: Mutex::default(),
             compiling: Semaphore::new(1),
@@ -202,6 +202,8 @@ impl Host {
             environment: Arc::new(environment),
             pre,
             exports,
+            quota: self.permits.quota(&settings.scope, settings.limits.calls),
+            wait: self.settings.wait,
             inspection: Inspection {
                 name: settings.name,
                 scope: settings.scope,
@@ -211,7 +213,6 @@ impl Host {
                 checks_config: contract.on_load,
                 imports: contract.imports.into_iter().collect(),
             },
-            quota: self.permits.quota(settings.limits.calls),
             limits: settings.limits,
             breaker: breaker::Breaker::new(self.settings.breaker.clone(), gauge),
             pool: settings.reuse.then(|| pool::Pool::new(self.room.clone())),

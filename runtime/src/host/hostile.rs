@@ -386,6 +386,28 @@ async fn a_plugin_over_its_quota_is_busy_and_others_are_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_tenant_with_many_plugins_leaves_room_for_others() {
+    let bench = bench(Settings { calls: 8, ..small() }, Names::Silent);
+    let of = |scope: &str, guest: Guest| super::PluginSettings {
+        scope: crate::pipeline::Scope::Tenant(scope.into()),
+        limits: Limits { wall: Duration::from_secs(60), ..Limits::default() },
+        ..settings(guest.build())
+    };
+    let mut stuck = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let plugin = bench.host.load(of("many", waiting())).await.unwrap();
+        stuck.spawn(async move { ask(&plugin, Stage::Connect).await.err().map(|failure| failure.cause) });
+    }
+    tokio::task::yield_now().await;
+    let good = bench.host.load(of("other", Guest::new().at("connect", ""))).await.unwrap();
+    let asked = tokio::time::Instant::now();
+    assert_eq!(ask(&good, Stage::Connect).await, Ok(Verdict::Next));
+    assert!(asked.elapsed() < Duration::from_secs(1), "it has waited for them: {:?}", asked.elapsed());
+    let causes = stuck.join_all().await;
+    assert_eq!(causes.iter().filter(|cause| **cause == Some(Cause::Busy)).count(), 6, "{causes:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn w7_a_caller_that_goes_away_leaves_nothing_behind() {
     let bench = bench(Settings { calls: 1, warm: 0, ..small() }, Names::Silent);
     let plugin = bench.load(waiting().at("helo", "")).await.unwrap();

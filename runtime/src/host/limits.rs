@@ -28,7 +28,7 @@ pub struct Limits {
     /// Octets that the host reads on the guest's behalf (search, digest, MIME): ten whole mails.
     pub scan: u64,
     /// Calls of this plugin in this scope that run at a time. An eighth of what the gateway runs: one that is stuck
-    /// leaves room for the others.
+    /// leaves room for the others. All plugins of a reseller or tenant have a quarter together.
     pub calls: usize,
     /// Octets and lines into the event log; the rest is cut and counted.
     pub log_octets: usize,
