@@ -1,10 +1,12 @@
 //! `dns`: questions to the gateway's resolver. While the answer is awaited the guest sleeps on its fiber; that is
-//! wall time, not CPU time.
+//! wall time, not CPU time. No look-up outlasts [`Meter::patience`](super::super::limits::Meter::patience): what a slow
+//! resolver leaves the guest with is `temporary`, not the end of its call.
 
 use std::net::IpAddr;
 use std::pin::Pin;
 
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 use super::super::abi::interface::dns::{self as guest, Host};
 use super::super::abi::ip_to_guest;
@@ -19,7 +21,8 @@ const MAX_NAME: usize = 255;
 
 pub type Lookup<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// The seam between the host and the resolver. An answer may take as long as it likes: the call's wall limit ends it.
+/// The seam between the host and the resolver. An answer may take as long as it likes: who asked stops
+/// waiting, and drops it.
 pub trait NameService: Send + Sync {
     fn resolve(&self, question: Question) -> Lookup<'_, Result<Answer, DnsError>>;
 
@@ -74,8 +77,8 @@ impl Host for CallState {
         self.enter(question.name.len())?;
         let Some(question) = checked(question) else { return Ok(Err(guest::DnsError::BadName)) };
         let names = self.environment.services.names.clone();
-        let start = tokio::time::Instant::now();
-        let answer = names.resolve(question).await;
+        let start = Instant::now();
+        let answer = in_time(start + self.meter.patience(), names.resolve(question)).await;
         self.meter.waited(start.elapsed());
         Ok(self.give(answer)?)
     }
@@ -88,13 +91,14 @@ impl Host for CallState {
         let mut answers = vec![Err(DnsError::BadName); questions.len()];
         // Dropped with the call, the set ends what is still under way.
         let mut asked = JoinSet::new();
+        let start = Instant::now();
+        let end = start + self.meter.patience();
         for (number, question) in questions.into_iter().enumerate() {
             self.enter(question.name.len())?;
             let Some(question) = checked(question) else { continue };
             let names = self.environment.services.names.clone();
-            asked.spawn(async move { (number, names.resolve(question).await) });
+            asked.spawn(async move { (number, in_time(end, names.resolve(question)).await) });
         }
-        let start = tokio::time::Instant::now();
         while let Some(joined) = asked.join_next().await {
             let (number, answer) = joined.map_err(|error| Breach::new(Cause::Host, error.to_string()))?;
             if let Some(place) = answers.get_mut(number) {
@@ -104,6 +108,11 @@ impl Host for CallState {
         self.meter.waited(start.elapsed());
         Ok(answers.into_iter().map(|answer| self.give(answer)).collect::<Result<_, _>>()?)
     }
+}
+
+/// What a late answer would have said is `temporary`.
+async fn in_time(end: Instant, answer: Lookup<'_, Result<Answer, DnsError>>) -> Result<Answer, DnsError> {
+    timeout_at(end, answer).await.unwrap_or(Err(DnsError::Temporary))
 }
 
 impl CallState {
