@@ -1,8 +1,10 @@
 //! What bad plugins do, and what becomes of it. The names are those of the failure model.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::dns::{Answer, DnsError, Lookup, NameService, Question};
 use super::guest::{
     Bench, DISCONNECT, Guest, Names, REJECT, VERDICT, ask, bench, call_at, reply_verdict, settings, small,
 };
@@ -408,6 +410,61 @@ async fn n1_many_questions_at_a_time_are_temporary_all_at_once() {
     let judged = bench.host.load(granted).await.unwrap().judge(call_at(Stage::Connect)).await;
     assert_eq!(judged.result.unwrap().verdict, Verdict::Next);
     assert!(judged.usage.wall < Limits::default().wall / 2, "{:?}", judged.usage.wall);
+}
+
+/// Answers nothing; the questions that are under way each hold one of it.
+struct Counting(Arc<()>);
+
+impl Counting {
+    fn asked<T: Send>(&self) -> Lookup<'_, T> {
+        Box::pin(async {
+            let _under_way = self.0.clone();
+            std::future::pending().await
+        })
+    }
+}
+
+impl NameService for Counting {
+    fn resolve(&self, _: Question) -> Lookup<'_, Result<Answer, DnsError>> {
+        self.asked()
+    }
+
+    fn client_name(&self, _: IpAddr) -> Lookup<'_, ClientName> {
+        self.asked()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn n1_one_plugin_does_not_take_the_whole_resolver() {
+    let token = Arc::new(());
+    let names = Arc::new(Counting(token.clone()));
+    let bench = super::guest::bench_with(small(), names);
+    let body = "(loop $next
+            (i32.store (i32.add (i32.const 5000) (local.get $i)) (i32.const 3000))
+            (i32.store offset=4 (i32.add (i32.const 5000) (local.get $i)) (i32.const 1))
+            (local.set $i (i32.add (local.get $i) (i32.const 12)))
+            (br_if $next (i32.lt_u (local.get $i) (i32.const 384))))
+        (call $many (i32.const 5000) (i32.const 32) (i32.const 4096))";
+    let guest = with(Guest::new(), ("dns", "resolve-many", "many", "i32 i32 i32"))
+        .item(r#"(data (i32.const 3000) "a")"#)
+        .at("connect", body);
+    let granted = super::PluginSettings { grants: vec!["dns".to_owned()], ..settings(guest.build()) };
+    let greedy = bench.host.load(granted).await.unwrap();
+    let other = bench.load(waiting()).await.unwrap();
+    let mut calls = tokio::task::JoinSet::new();
+    let mut under_way = Vec::new();
+    for plugin in [&greedy, &greedy, &greedy, &other] {
+        let plugin = plugin.clone();
+        calls.spawn(async move { ask(&plugin, Stage::Connect).await });
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        // Without this one and that of the service.
+        under_way.push(Arc::strong_count(&token) - 2);
+    }
+    assert_eq!(under_way, [32, 64, 64, 65]);
+    assert_eq!(calls.join_all().await, vec![Ok(Verdict::Next); 4], "those that had no turn are temporary too");
+    assert_eq!(Arc::strong_count(&token), 2);
 }
 
 #[tokio::test]

@@ -1,4 +1,7 @@
-//! How many may run at a time: a quota of each plugin, under one of the scope that owns it, under a global one.
+//! How many calls and look-ups may run at a time: a quota of each plugin, under one of the scope that owns it, under a
+//! global one.
+//!
+//! A look-up is waited for within a call and never the other way round, so these don't wait for each other in a circle.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};

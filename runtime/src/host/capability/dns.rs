@@ -11,11 +11,13 @@ use tokio::time::{Instant, timeout_at};
 use super::super::abi::interface::dns::{self as guest, Host};
 use super::super::abi::ip_to_guest;
 use super::super::limits::Breach;
-use super::super::state::CallState;
+use super::super::state::{CallState, Environment};
 use crate::pipeline::{Cause, ClientName};
 
 /// Questions of one `resolve-many`.
 const MAX_QUESTIONS: usize = 32;
+/// Look-ups that one plugin in one scope has under way, two full `resolve-many`; the others wait for their turn.
+pub(in super::super) const MAX_LOOK_UPS: usize = 64;
 /// RFC 1035 §2.3.4, in text; for `ptr` an address is shorter.
 const MAX_NAME: usize = 255;
 
@@ -76,9 +78,8 @@ impl Host for CallState {
     async fn resolve(&mut self, question: guest::Question) -> wasmtime::Result<Answered> {
         self.enter(question.name.len())?;
         let Some(question) = checked(question) else { return Ok(Err(guest::DnsError::BadName)) };
-        let names = self.environment.services.names.clone();
         let start = Instant::now();
-        let answer = in_time(start + self.meter.patience(), names.resolve(question)).await;
+        let answer = self.environment.resolve(question, start + self.meter.patience()).await;
         self.meter.waited(start.elapsed());
         Ok(self.give(answer)?)
     }
@@ -96,8 +97,8 @@ impl Host for CallState {
         for (number, question) in questions.into_iter().enumerate() {
             self.enter(question.name.len())?;
             let Some(question) = checked(question) else { continue };
-            let names = self.environment.services.names.clone();
-            asked.spawn(async move { (number, in_time(end, names.resolve(question)).await) });
+            let environment = self.environment.clone();
+            asked.spawn(async move { (number, environment.resolve(question, end).await) });
         }
         while let Some(joined) = asked.join_next().await {
             let (number, answer) = joined.map_err(|error| Breach::new(Cause::Host, error.to_string()))?;
@@ -110,9 +111,18 @@ impl Host for CallState {
     }
 }
 
-/// What a late answer would have said is `temporary`.
-async fn in_time(end: Instant, answer: Lookup<'_, Result<Answer, DnsError>>) -> Result<Answer, DnsError> {
-    timeout_at(end, answer).await.unwrap_or(Err(DnsError::Temporary))
+impl Environment {
+    /// `Temporary` where there is no answer by then.
+    async fn resolve(&self, question: Question, end: Instant) -> Result<Answer, DnsError> {
+        let answer = self.looked_up(self.services.names.resolve(question));
+        timeout_at(end, answer).await.unwrap_or(Err(DnsError::Temporary))
+    }
+
+    /// Asks when it is this plugin's turn. The wait for that is part of the look-up, and whoever asks bounds both.
+    pub async fn looked_up<T>(&self, answer: Lookup<'_, T>) -> T {
+        let _turn = self.look_ups.turn().await;
+        answer.await
+    }
 }
 
 impl CallState {

@@ -40,9 +40,10 @@ impl HostSession for CallState {
     async fn client_name(&mut self, _: Resource<SessionHandle>) -> Result<ClientName> {
         self.enter(256)?;
         let session = self.asked()?.session.clone();
-        let names = self.environment.services.names.clone();
+        let environment = self.environment.clone();
         let start = Instant::now();
-        let asked = session.client_name.get_or_init(|| names.client_name(session.client.ip()));
+        let look_up = || environment.looked_up(environment.services.names.client_name(session.client.ip()));
+        let asked = session.client_name.get_or_init(look_up);
         let known = timeout_at(start + self.meter.patience(), asked).await.is_ok();
         self.meter.waited(start.elapsed());
         if !known {
