@@ -62,6 +62,17 @@ pub enum Answer {
     Names(Vec<String>),
 }
 
+impl Answer {
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Addresses(list) => list.is_empty(),
+            Self::Exchanges(list) => list.is_empty(),
+            Self::Texts(list) => list.is_empty(),
+            Self::Names(list) => list.is_empty(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DnsError {
     #[error("no such name, or no record of that type")]
