@@ -62,8 +62,11 @@ use state::{CallState, Environment};
 pub struct Settings {
     pub engine: EngineSettings,
     /// Calls of all plugins that run at a time. Each may hold its memory limit: 256 of 16 MiB are 4 GiB at worst, and
-    /// about 300 MiB in practice.
+    /// about 300 MiB in practice. The plugins of one reseller or tenant have a quarter of them at most.
     pub calls: usize,
+    /// Look-ups of all plugins that are under way at a time: half of what the resolver asks at a time, so that the
+    /// gateway's own questions have room. The plugins of one reseller or tenant have a quarter of them at most.
+    pub look_ups: usize,
     /// Instances of plugins with `reuse` that are kept warm between calls, all together.
     pub warm: usize,
     /// How long a call waits for its turn. Short: the client waits too, and the queue grows behind it.
@@ -79,6 +82,7 @@ impl Default for Settings {
         Self {
             engine: EngineSettings::default(),
             calls: 256,
+            look_ups: 512,
             warm: 128,
             wait: Duration::from_secs(5),
             breaker: BreakerSettings::default(),
@@ -151,6 +155,7 @@ pub struct Host {
     services: Services,
     cache: Option<Arc<Cache>>,
     permits: permit::Permits,
+    look_ups: permit::Permits,
     room: pool::Room,
     /// By plugin name; those come from config.
     metric_names: Mutex<HashMap<Arc<str>, MetricNames>>,
@@ -174,7 +179,8 @@ impl Host {
             engine,
             linker,
             cache: settings.cache.clone().map(Cache::open).transpose()?.map(Arc::new),
-            permits: permit::Permits::new(settings.calls, settings.wait),
+            permits: permit::Permits::new(settings.calls),
+            look_ups: permit::Permits::new(settings.look_ups),
             room: pool::Room::new(settings.warm),
             metric_names: Mutex::default(),
             compiling: Semaphore::new(1),
@@ -202,6 +208,8 @@ impl Host {
             environment: Arc::new(environment),
             pre,
             exports,
+            quota: self.permits.quota(&settings.scope, settings.limits.calls),
+            wait: self.settings.wait,
             inspection: Inspection {
                 name: settings.name,
                 scope: settings.scope,
@@ -211,7 +219,6 @@ impl Host {
                 checks_config: contract.on_load,
                 imports: contract.imports.into_iter().collect(),
             },
-            quota: self.permits.quota(settings.limits.calls),
             limits: settings.limits,
             breaker: breaker::Breaker::new(self.settings.breaker.clone(), gauge),
             pool: settings.reuse.then(|| pool::Pool::new(self.room.clone())),
@@ -236,6 +243,7 @@ impl Host {
             grants: Grants::new(settings.grants.iter().cloned()).map_err(LoadError::UnknownGrant)?,
             tables: settings.tables.clone(),
             services: self.services.clone(),
+            look_ups: self.look_ups.quota(&settings.scope, dns::MAX_LOOK_UPS),
             metric_names: self.metric_names(&settings.name),
         })
     }

@@ -17,16 +17,17 @@ pub fn system_clock() -> WallClock {
     })
 }
 
-/// A block lasts no longer than this.
-const MAX_BLOCK_MILLIS: u64 = 48 * 3600 * 1000;
+/// No window and no block lasts longer than this.
+const MAX_SECONDS: u32 = 48 * 3600;
+const MAX_BLOCK_MILLIS: u64 = MAX_SECONDS as u64 * 1000;
 /// Octets of a key: an address and a word.
 const MAX_KEY: usize = 400;
-/// Keys that one scope may have by default: a busy hour's clients, 30 MB at most.
+/// Keys of one scope, half of which a plugin alone may have: a busy hour's clients, 30 MB at most.
 const MAX_KEYS: usize = 100_000;
 
-/// More keys than the scope may have, or a key that is too long.
+/// More keys than the plugin may have in its scope, or a key that is too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the scope has as many counters as it may have")]
+#[error("the plugin has as many counters as it may have")]
 pub struct Full;
 
 pub struct Counters {
@@ -35,13 +36,20 @@ pub struct Counters {
     scopes: Mutex<HashMap<Box<str>, Arc<Mutex<Scope>>>>,
 }
 
-/// All counts of one scope. Its plugins keep apart by the first half of the key.
+/// All counts of one scope, by plugin.
 #[derive(Default)]
 struct Scope {
-    windows: HashMap<(Box<str>, u32), Window>,
-    blocks: HashMap<Box<str>, u64>,
+    plugins: HashMap<Box<str>, Counts>,
+    /// Keys of all of them.
+    keys: usize,
     /// Nothing ends before this time, so looking for room is in vain until then.
     next_end: u64,
+}
+
+#[derive(Default)]
+struct Counts {
+    windows: HashMap<(Box<str>, u32), Window>,
+    blocks: HashMap<Box<str>, u64>,
 }
 
 struct Window {
@@ -63,57 +71,59 @@ impl Counters {
     }
 
     /// Adds to the count of the running window and gives the count after it. 0 only reads. Windows start at whole
-    /// multiples of their length.
+    /// multiples of their length, which is 48 hours at most.
     pub fn add(&self, scope: &str, plugin: &str, key: &str, by: u64, seconds: u32) -> Result<u64, Full> {
         let now = self.now();
-        let length = u64::from(seconds.max(1)) * 1000;
+        let seconds = seconds.clamp(1, MAX_SECONDS);
+        let length = u64::from(seconds) * 1000;
         let end = (now / length + 1).saturating_mul(length);
+        let name = (checked(key)?, seconds);
         let scope = self.scope(scope);
         let mut scope = scope.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = (full_key(plugin, key)?, seconds);
-        match scope.windows.get_mut(&name) {
-            Some(window) => {
-                if window.end != end {
-                    *window = Window { end, count: 0 };
-                }
-                window.count = window.count.saturating_add(by);
-                Ok(window.count)
+        if let Some(window) = scope.plugins.get_mut(plugin).and_then(|counts| counts.windows.get_mut(&name)) {
+            if window.end != end {
+                *window = Window { end, count: 0 };
             }
-            None if by == 0 => Ok(0),
-            None => {
-                scope.make_room(now, self.max_keys)?;
-                scope.next_end = scope.next_end.min(end);
-                scope.windows.insert(name, Window { end, count: by });
-                Ok(by)
-            }
+            window.count = window.count.saturating_add(by);
+            return Ok(window.count);
         }
+        if by > 0 {
+            scope.room(plugin, now, end, self.max_keys)?.windows.insert(name, Window { end, count: by });
+        }
+        Ok(by)
     }
 
     /// Until when the key is blocked.
     pub fn blocked(&self, scope: &str, plugin: &str, key: &str) -> Option<u64> {
         let now = self.now();
-        let key = full_key(plugin, key).ok()?;
         let scope = self.scope(scope);
         let scope = scope.lock().unwrap_or_else(PoisonError::into_inner);
-        scope.blocks.get(&key).copied().filter(|&until| until > now)
+        scope.plugins.get(plugin)?.blocks.get(key).copied().filter(|&until| until > now)
     }
 
     /// Blocks the key until then, at most 48 hours from now. A time that has passed ends the block.
     pub fn block(&self, scope: &str, plugin: &str, key: &str, until: u64) -> Result<(), Full> {
         let now = self.now();
         let until = until.min(now.saturating_add(MAX_BLOCK_MILLIS));
-        let key = full_key(plugin, key)?;
+        let key = checked(key)?;
         let scope = self.scope(scope);
         let mut scope = scope.lock().unwrap_or_else(PoisonError::into_inner);
-        if until <= now {
-            scope.blocks.remove(&key);
-            return Ok(());
+        let scope = &mut *scope;
+        let known = scope.plugins.get_mut(plugin).filter(|counts| counts.blocks.contains_key(&key));
+        match (known, until > now) {
+            (Some(counts), true) => {
+                counts.blocks.insert(key, until);
+                scope.next_end = scope.next_end.min(until);
+            }
+            (Some(counts), false) => {
+                counts.blocks.remove(&key);
+                scope.keys -= 1;
+            }
+            (None, true) => {
+                scope.room(plugin, now, until, self.max_keys)?.blocks.insert(key, until);
+            }
+            (None, false) => {}
         }
-        if !scope.blocks.contains_key(&key) {
-            scope.make_room(now, self.max_keys)?;
-        }
-        scope.next_end = scope.next_end.min(until);
-        scope.blocks.insert(key, until);
         Ok(())
     }
 
@@ -128,24 +138,49 @@ impl Counters {
 }
 
 impl Scope {
-    /// Drops what has ended when the scope is full.
-    fn make_room(&mut self, now: u64, max_keys: usize) -> Result<(), Full> {
-        if self.windows.len() + self.blocks.len() < max_keys {
-            return Ok(());
+    /// Where one key more of the plugin goes, which ends then; counts it. Drops what has ended when there is no room.
+    fn room(&mut self, plugin: &str, now: u64, end: u64, max_keys: usize) -> Result<&mut Counts, Full> {
+        if !self.has_room(plugin, max_keys) {
+            self.drop_ended(now);
+            if !self.has_room(plugin, max_keys) {
+                return Err(Full);
+            }
         }
-        if now >= self.next_end {
-            self.windows.retain(|_, window| window.end > now);
-            self.blocks.retain(|_, until| *until > now);
-            let ends = self.windows.values().map(|window| window.end).chain(self.blocks.values().copied());
-            self.next_end = ends.min().unwrap_or(u64::MAX);
+        self.keys += 1;
+        self.next_end = self.next_end.min(end);
+        Ok(self.plugins.entry(plugin.into()).or_default())
+    }
+
+    /// A plugin has no more keys than are free after it: half of them alone, a third each of two. However many are
+    /// flooded, there is something left for the next.
+    fn has_room(&self, plugin: &str, max_keys: usize) -> bool {
+        self.plugins.get(plugin).map_or(0, Counts::keys) < max_keys.saturating_sub(self.keys)
+    }
+
+    fn drop_ended(&mut self, now: u64) {
+        if now < self.next_end {
+            return;
         }
-        if self.windows.len() + self.blocks.len() < max_keys { Ok(()) } else { Err(Full) }
+        self.next_end = u64::MAX;
+        for counts in self.plugins.values_mut() {
+            counts.windows.retain(|_, window| window.end > now);
+            counts.blocks.retain(|_, until| *until > now);
+            let ends = counts.windows.values().map(|window| window.end).chain(counts.blocks.values().copied());
+            self.next_end = self.next_end.min(ends.min().unwrap_or(u64::MAX));
+        }
+        self.plugins.retain(|_, counts| counts.keys() > 0);
+        self.keys = self.plugins.values().map(Counts::keys).sum();
     }
 }
 
-fn full_key(plugin: &str, key: &str) -> Result<Box<str>, Full> {
-    // A plugin's name has no NUL, so two plugins' keys never meet.
-    if key.len() > MAX_KEY { Err(Full) } else { Ok(format!("{plugin}\0{key}").into_boxed_str()) }
+impl Counts {
+    fn keys(&self) -> usize {
+        self.windows.len() + self.blocks.len()
+    }
+}
+
+fn checked(key: &str) -> Result<Box<str>, Full> {
+    if key.len() > MAX_KEY { Err(Full) } else { Ok(key.into()) }
 }
 
 #[cfg(test)]
@@ -195,7 +230,7 @@ mod tests {
 
     #[test]
     fn w15_a_full_scope_says_so_and_recovers_by_itself() {
-        let (time, counters) = counters(3);
+        let (time, counters) = counters(6);
         for key in ["a", "b", "c"] {
             counters.add("platform", "p", key, 1, 60).unwrap();
         }
@@ -206,6 +241,30 @@ mod tests {
         time.fetch_add(60_000, Ordering::Relaxed);
         assert_eq!(counters.add("platform", "p", "d", 1, 60), Ok(1));
         assert_eq!(counters.add("platform", "p", &"k".repeat(500), 1, 60), Err(Full));
+    }
+
+    #[test]
+    fn w15_a_plugin_that_is_flooded_leaves_room_for_others() {
+        let (time, counters) = counters(64);
+        let flood = |plugin: &str| {
+            (0..1000).filter(|n| counters.add("platform", plugin, &n.to_string(), 1, 60).is_ok()).count()
+        };
+        assert_eq!(["a", "b", "c"].map(flood), [32, 16, 8]);
+        assert_eq!(counters.block("platform", "d", "k", u64::MAX), Ok(()));
+        // An ended block is room again, and so is what has ended by itself.
+        assert_eq!(counters.block("platform", "d", "k", 0), Ok(()));
+        assert_eq!(counters.block("platform", "d", "k", 0), Ok(()));
+        time.fetch_add(60_000, Ordering::Relaxed);
+        assert_eq!(["c", "b"].map(flood), [32, 16]);
+    }
+
+    #[test]
+    fn windows_are_48_hours_at_most() {
+        let (time, counters) = counters(10);
+        assert_eq!(counters.add("platform", "p", "k", 1, u32::MAX), Ok(1));
+        assert_eq!(counters.add("platform", "p", "k", 1, MAX_SECONDS), Ok(2), "the same window");
+        time.fetch_add(MAX_BLOCK_MILLIS, Ordering::Relaxed);
+        assert_eq!(counters.add("platform", "p", "k", 1, u32::MAX), Ok(1));
     }
 
     #[test]

@@ -192,9 +192,9 @@ pub fn tables() -> Arc<Tables> {
     Arc::new(Tables::load([("list".to_owned(), inline)]))
 }
 
-/// Few slots, so that they are used again soon.
+/// Few slots, so that they are used again soon; four for a tenant.
 pub fn small() -> Settings {
-    Settings { calls: 4, warm: 2, ..Settings::default() }
+    Settings { calls: 16, warm: 2, ..Settings::default() }
 }
 
 pub fn settings(source: Arc<[u8]>) -> PluginSettings {

@@ -1,19 +1,25 @@
 //! What bad plugins do, and what becomes of it. The names are those of the failure model.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::dns::{Answer, DnsError, Lookup, NameService, Question};
 use super::guest::{
     Bench, DISCONNECT, Guest, Names, REJECT, VERDICT, ask, bench, call_at, reply_verdict, settings, small,
 };
 use super::{BreakerSettings, Limits, LoadError, Settings};
 use crate::mail::MessageId;
-use crate::pipeline::{Cause, Event, EventKind, Filter as _, Stage, Verdict};
+use crate::pipeline::{Call, Cause, ClientName, Event, EventKind, Filter as _, Stage, Verdict};
 
 const JUDGING: [Stage; 6] = [Stage::Connect, Stage::Helo, Stage::MailFrom, Stage::Rcpt, Stage::Data, Stage::Deliver];
 
 const LOOP: &str = "(loop $forever (br $forever))";
 const LOG: (&str, &str, &str, &str) = ("log", "write", "log", "i32 i32 i32");
+
+/// `temporary-failure` of `client-name`, and `temporary` of `dns-error`, as they lie in memory.
+const TEMPORARY_FAILURE: u8 = 3;
+const TEMPORARY: u8 = 1;
 
 fn with(guest: Guest, (interface, name, alias, params): (&str, &str, &str, &str)) -> Guest {
     guest.import(interface, name, alias, params)
@@ -346,43 +352,170 @@ fn waiting() -> Guest {
     with(Guest::new(), client_name).at("connect", "(call $client-name (local.get $session) (i32.const 4096))")
 }
 
-#[tokio::test(start_paused = true)]
-async fn w11_waiting_for_ever_ends_at_the_wall() {
-    let bench = bench(small(), Names::Silent);
-    let plugin = bench.load(waiting()).await.unwrap();
-    let judged = plugin.judge(call_at(Stage::Connect)).await;
-    assert_eq!(judged.result.unwrap_err().cause, Cause::Wall);
-    assert!(judged.usage.wall >= Limits::default().wall && judged.usage.cpu < Limits::default().cpu);
+/// Traps where the octet at that address is another.
+fn expect(address: u32, octet: u8) -> String {
+    format!("(if (i32.ne (i32.load8_u (i32.const {address})) (i32.const {octet})) (then unreachable))")
 }
 
 #[tokio::test(start_paused = true)]
-async fn w11_many_questions_at_a_time_end_there_too() {
+async fn n1_a_client_name_that_takes_too_long_is_a_temporary_failure_for_the_session() {
     let bench = bench(small(), Names::Silent);
-    let many = ("dns", "resolve-many", "many", "i32 i32 i32");
-    // Two questions of an `a` each, name at 3000.
-    let guest = with(Guest::new(), many)
-        .item(r#"(data (i32.const 3000) "a") (data (i32.const 3100) "\b8\0b\00\00\01\00\00\00\00\00\00\00\b8\0b\00\00\01\00\00\00\00\00\00\00")"#)
-        .at("connect", "(call $many (i32.const 3100) (i32.const 2) (i32.const 4096))");
+    let client_name = ("session", "[method]session.client-name", "client-name", "i32 i32");
+    let body = format!("(call $client-name (local.get $session) (i32.const 4096)) {}", expect(4096, TEMPORARY_FAILURE));
+    let plugin = bench.load(with(Guest::new(), client_name).at("connect", &body).at("helo", &body)).await.unwrap();
+    let connect = call_at(Stage::Connect);
+    let session = connect.session.clone();
+    let judged = plugin.judge(connect).await;
+    assert_eq!(judged.result.unwrap().verdict, Verdict::Next);
+    let third = Limits::default().wall / 3;
+    assert!(judged.usage.wall >= third && judged.usage.wall < third * 2, "{:?}", judged.usage.wall);
+    assert_eq!(session.client_name.get(), Some(&ClientName::TemporaryFailure));
+    let judged = plugin.judge(Call { session, ..call_at(Stage::Helo) }).await;
+    assert_eq!(judged.result.unwrap().verdict, Verdict::Next);
+    assert!(judged.usage.wall < Duration::from_millis(100), "it has waited again: {:?}", judged.usage.wall);
+}
+
+#[tokio::test(start_paused = true)]
+async fn n1_a_silent_resolver_is_temporary_however_often_it_is_asked() {
+    let bench = bench(small(), Names::Silent);
+    let body = format!(
+        "(loop $again
+            (call $resolve (i32.const 3000) (i32.const 1) (i32.const 0) (i32.const 4096)) {} {}
+            (local.set $i (i32.add (local.get $i) (i32.const 1)))
+            (br_if $again (i32.lt_u (local.get $i) (i32.const 40))))",
+        expect(4096, 1),
+        expect(4100, TEMPORARY)
+    );
+    let guest = with(Guest::new(), ("dns", "resolve", "resolve", "i32 i32 i32 i32"))
+        .item(r#"(data (i32.const 3000) "a")"#)
+        .at("connect", &body);
     let granted = super::PluginSettings { grants: vec!["dns".to_owned()], ..settings(guest.build()) };
     let plugin = bench.host.load(granted).await.unwrap();
-    assert_eq!(ask(&plugin, Stage::Connect).await.unwrap_err().cause, Cause::Wall);
+    assert_eq!(ask(&plugin, Stage::Connect).await, Ok(Verdict::Next));
+}
+
+#[tokio::test(start_paused = true)]
+async fn n1_many_questions_at_a_time_are_temporary_all_at_once() {
+    let bench = bench(small(), Names::Silent);
+    let many = ("dns", "resolve-many", "many", "i32 i32 i32");
+    // Two questions of an `a` each, name at 3000. Each answer has its case first, and the error 4 octets behind it.
+    let body = "(call $many (i32.const 3100) (i32.const 2) (i32.const 4096))
+        (if (i32.ne (i32.load offset=4 (i32.const 4096)) (i32.const 2)) (then unreachable))
+        (if (i32.ne (i32.load8_u (i32.load (i32.const 4096))) (i32.const 1)) (then unreachable))
+        (if (i32.ne (i32.load8_u offset=4 (i32.load (i32.const 4096))) (i32.const 1)) (then unreachable))";
+    let guest = with(Guest::new(), many)
+        .item(r#"(data (i32.const 3000) "a") (data (i32.const 3100) "\b8\0b\00\00\01\00\00\00\00\00\00\00\b8\0b\00\00\01\00\00\00\00\00\00\00")"#)
+        .at("connect", body);
+    let granted = super::PluginSettings { grants: vec!["dns".to_owned()], ..settings(guest.build()) };
+    let judged = bench.host.load(granted).await.unwrap().judge(call_at(Stage::Connect)).await;
+    assert_eq!(judged.result.unwrap().verdict, Verdict::Next);
+    assert!(judged.usage.wall < Limits::default().wall / 2, "{:?}", judged.usage.wall);
+}
+
+/// Answers nothing; the questions that are under way each hold one of it.
+struct Counting(Arc<()>);
+
+impl Counting {
+    fn asked<T: Send>(&self) -> Lookup<'_, T> {
+        Box::pin(async {
+            let _under_way = self.0.clone();
+            std::future::pending().await
+        })
+    }
+}
+
+impl NameService for Counting {
+    fn resolve(&self, _: Question) -> Lookup<'_, Result<Answer, DnsError>> {
+        self.asked()
+    }
+
+    fn client_name(&self, _: IpAddr) -> Lookup<'_, ClientName> {
+        self.asked()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn n1_one_plugin_does_not_take_the_whole_resolver() {
+    let token = Arc::new(());
+    let names = Arc::new(Counting(token.clone()));
+    let bench = super::guest::bench_with(small(), names);
+    let body = "(loop $next
+            (i32.store (i32.add (i32.const 5000) (local.get $i)) (i32.const 3000))
+            (i32.store offset=4 (i32.add (i32.const 5000) (local.get $i)) (i32.const 1))
+            (local.set $i (i32.add (local.get $i) (i32.const 12)))
+            (br_if $next (i32.lt_u (local.get $i) (i32.const 384))))
+        (call $many (i32.const 5000) (i32.const 32) (i32.const 4096))";
+    let guest = with(Guest::new(), ("dns", "resolve-many", "many", "i32 i32 i32"))
+        .item(r#"(data (i32.const 3000) "a")"#)
+        .at("connect", body);
+    let granted = super::PluginSettings { grants: vec!["dns".to_owned()], ..settings(guest.build()) };
+    let greedy = bench.host.load(granted).await.unwrap();
+    let other = bench.load(waiting()).await.unwrap();
+    let mut calls = tokio::task::JoinSet::new();
+    let mut under_way = Vec::new();
+    for plugin in [&greedy, &greedy, &greedy, &other] {
+        let plugin = plugin.clone();
+        calls.spawn(async move { ask(&plugin, Stage::Connect).await });
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        // Without this one and that of the service.
+        under_way.push(Arc::strong_count(&token) - 2);
+    }
+    assert_eq!(under_way, [32, 64, 64, 65]);
+    assert_eq!(calls.join_all().await, vec![Ok(Verdict::Next); 4], "those that had no turn are temporary too");
+    assert_eq!(Arc::strong_count(&token), 2);
+}
+
+#[tokio::test]
+async fn w11_whatever_takes_too_long_ends_at_the_wall() {
+    let bench = bench(small(), Names::Silent);
+    let limits = Limits { cpu: Duration::from_secs(60), wall: Duration::from_millis(50), ..Limits::default() };
+    let endless =
+        super::PluginSettings { limits: limits.clone(), ..settings(Guest::new().at("connect", LOOP).build()) };
+    let judged = bench.host.load(endless).await.unwrap().judge(call_at(Stage::Connect)).await;
+    assert_eq!(judged.result.unwrap_err().cause, Cause::Wall);
+    assert!(judged.usage.wall >= limits.wall && judged.usage.cpu < limits.cpu);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_plugin_over_its_quota_is_busy_and_others_are_not() {
     let bench = bench(small(), Names::Silent);
-    let stuck =
-        super::PluginSettings { limits: Limits { calls: 1, ..Limits::default() }, ..settings(waiting().build()) };
+    // Its look-up takes longer than the others' turn.
+    let limits = Limits { calls: 1, wall: Duration::from_secs(60), ..Limits::default() };
+    let stuck = super::PluginSettings { limits, ..settings(waiting().build()) };
     let stuck = bench.host.load(stuck).await.unwrap();
     let good = bench.load(Guest::new().at("connect", "")).await.unwrap();
     let held = tokio::spawn({
         let stuck = stuck.clone();
-        async move { stuck.judge(call_at(Stage::Connect)).await.result.unwrap_err().cause }
+        async move { ask(&stuck, Stage::Connect).await }
     });
     tokio::task::yield_now().await;
     assert_eq!(ask(&stuck, Stage::Connect).await.unwrap_err().cause, Cause::Busy);
     assert_eq!(ask(&good, Stage::Connect).await, Ok(Verdict::Next));
-    assert_eq!(held.await.unwrap(), Cause::Wall);
+    assert_eq!(held.await.unwrap(), Ok(Verdict::Next));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_with_many_plugins_leaves_room_for_others() {
+    let bench = bench(Settings { calls: 8, ..small() }, Names::Silent);
+    let of = |scope: &str, guest: Guest| super::PluginSettings {
+        scope: crate::pipeline::Scope::Tenant(scope.into()),
+        limits: Limits { wall: Duration::from_secs(60), ..Limits::default() },
+        ..settings(guest.build())
+    };
+    let mut stuck = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let plugin = bench.host.load(of("many", waiting())).await.unwrap();
+        stuck.spawn(async move { ask(&plugin, Stage::Connect).await.err().map(|failure| failure.cause) });
+    }
+    tokio::task::yield_now().await;
+    let good = bench.host.load(of("other", Guest::new().at("connect", ""))).await.unwrap();
+    let asked = tokio::time::Instant::now();
+    assert_eq!(ask(&good, Stage::Connect).await, Ok(Verdict::Next));
+    assert!(asked.elapsed() < Duration::from_secs(1), "it has waited for them: {:?}", asked.elapsed());
+    let causes = stuck.join_all().await;
+    assert_eq!(causes.iter().filter(|cause| **cause == Some(Cause::Busy)).count(), 6, "{causes:?}");
 }
 
 #[tokio::test(start_paused = true)]

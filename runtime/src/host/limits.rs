@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use wasmtime::{ResourceLimiter, UpdateDeadline};
 
 use super::engine::TICK;
@@ -29,7 +30,7 @@ pub struct Limits {
     /// Octets that the host reads on the guest's behalf (search, digest, MIME): ten whole mails.
     pub scan: u64,
     /// Calls of this plugin in this scope that run at a time. An eighth of what the gateway runs: one that is stuck
-    /// leaves room for the others.
+    /// leaves room for the others. All plugins of a reseller or tenant have a quarter together.
     pub calls: usize,
     /// Octets and lines into the event log; the rest is cut and counted.
     pub log_octets: usize,
@@ -75,6 +76,7 @@ const FORGIVEN_WAITS: u32 = 64;
 #[derive(Debug)]
 pub(super) struct Meter {
     limits: Limits,
+    started: Instant,
     ticks: u32,
     forgiven: u32,
     after_wait: bool,
@@ -94,6 +96,7 @@ impl Meter {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
+            started: Instant::now(),
             ticks: 0,
             forgiven: 0,
             after_wait: false,
@@ -114,6 +117,14 @@ impl Meter {
 
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// How long a look-up that begins now may take: a third of the wall limit, and half of what is left of it at most.
+    /// A tenth is the guest's own, so that it can say what follows from having no answer.
+    pub fn patience(&self) -> Duration {
+        let wall = self.limits.wall;
+        let left = (wall - wall / 10).saturating_sub(self.started.elapsed());
+        (wall / 3).min(left / 2)
     }
 
     /// The guest was found running when a tick had passed.
@@ -217,6 +228,20 @@ mod tests {
             meter.tick().is_err()
         });
         assert_eq!(waits, Some(FORGIVEN_WAITS as i32 + 6));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn look_ups_never_use_up_the_wall_limit() {
+        let mut meter = Meter::new(Limits { wall: Duration::from_secs(9), ..Limits::default() });
+        assert_eq!(meter.patience(), Duration::from_secs(3));
+        for _ in 0..100 {
+            tokio::time::advance(meter.patience()).await;
+        }
+        assert!(meter.started.elapsed() < Duration::from_millis(8200), "{:?}", meter.started.elapsed());
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(meter.patience(), Duration::ZERO);
+        meter.restart();
+        assert_eq!(meter.patience(), Duration::from_secs(3));
     }
 
     #[test]

@@ -1,67 +1,156 @@
-//! How many calls may run at a time: a quota of each plugin in its scope, under a global one.
+//! How many calls and look-ups may run at a time: a quota of each plugin, under one of the scope that owns it, under a
+//! global one.
+//!
+//! A look-up is waited for within a call and never the other way round, so these don't wait for each other in a circle.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The global quota, and how long a call waits for its turn.
-#[derive(Clone)]
+use crate::pipeline::Scope;
+
+/// What one reseller or tenant may have of the global quota, all its plugins together: one part of this many.
+const SCOPE_PART: usize = 4;
+
+/// The global quota, and those of the scopes.
 pub(super) struct Permits {
     all: Arc<Semaphore>,
-    wait: Duration,
+    of_scope: usize,
+    /// Kept by their plugins, and shared by those of before and after a reload.
+    scopes: Mutex<HashMap<Scope, Weak<Semaphore>>>,
 }
 
 /// One plugin's share.
 pub(super) struct Quota {
-    own: Arc<Semaphore>,
-    permits: Permits,
+    /// In the order in which they are acquired: its own, that of its scope, the global one.
+    levels: Vec<Arc<Semaphore>>,
 }
 
-/// A call's turn; ends when dropped.
+/// A turn; ends when dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
-    _own: OwnedSemaphorePermit,
-    _all: OwnedSemaphorePermit,
+    _held: Vec<OwnedSemaphorePermit>,
 }
 
 impl Permits {
-    pub fn new(calls: usize, wait: Duration) -> Self {
-        Self { all: Arc::new(Semaphore::new(calls.clamp(1, Semaphore::MAX_PERMITS))), wait }
+    pub fn new(all: usize) -> Self {
+        Self { all: semaphore(all), of_scope: all / SCOPE_PART, scopes: Mutex::default() }
     }
 
-    pub fn quota(&self, calls: usize) -> Quota {
-        Quota { own: Arc::new(Semaphore::new(calls.clamp(1, Semaphore::MAX_PERMITS))), permits: self.clone() }
+    /// The platform's plugins have no limit together: who writes them runs the gateway.
+    pub fn quota(&self, scope: &Scope, own: usize) -> Quota {
+        let of_scope = (*scope != Scope::Platform).then(|| self.of_scope(scope));
+        let levels = [Some(semaphore(own)), of_scope, Some(self.all.clone())];
+        Quota { levels: levels.into_iter().flatten().collect() }
+    }
+
+    fn of_scope(&self, scope: &Scope) -> Arc<Semaphore> {
+        let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = scopes.get(scope).and_then(Weak::upgrade) {
+            return known;
+        }
+        scopes.retain(|_, scope| scope.strong_count() > 0);
+        let made = semaphore(self.of_scope);
+        scopes.insert(scope.clone(), Arc::downgrade(&made));
+        made
     }
 }
 
 impl Quota {
-    /// `None` when it was not our turn in time. The plugin's own permit comes first, always: so there is no cycle,
-    /// and a plugin that is stuck in all its calls takes no more of the global ones than its share.
-    pub async fn acquire(&self) -> Option<Permit> {
-        let turn = async {
-            let own = self.own.clone().acquire_owned().await.ok()?;
-            let all = self.permits.all.clone().acquire_owned().await.ok()?;
-            Some(Permit { _own: own, _all: all })
-        };
-        tokio::time::timeout(self.permits.wait, turn).await.ok().flatten()
+    /// Waits for as long as it takes: the caller gives up by dropping it, which gives back what was acquired by then.
+    /// `None` never happens as long as nobody closes a semaphore.
+    ///
+    /// The order is the same for all, so there is no cycle. The plugin's own permit comes first and the global one
+    /// last: what waits for a plugin or scope that is stuck takes nothing from the others.
+    pub async fn turn(&self) -> Option<Permit> {
+        let mut held = Vec::with_capacity(self.levels.len());
+        for level in &self.levels {
+            held.push(level.clone().acquire_owned().await.ok()?);
+        }
+        Some(Permit { _held: held })
     }
+}
+
+/// Of one permit at least: with none, nothing would ever run.
+fn semaphore(permits: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(permits.clamp(1, Semaphore::MAX_PERMITS)))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    /// `None` when it waits for another to end.
+    async fn turn(quota: &Quota) -> Option<Permit> {
+        tokio::time::timeout(Duration::from_secs(1), quota.turn()).await.ok().flatten()
+    }
+
+    fn tenant(name: &str) -> Scope {
+        Scope::Tenant(Arc::from(name))
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_plugin_that_is_stuck_leaves_room_for_others() {
-        let permits = Permits::new(3, Duration::from_secs(1));
-        let (stuck, other) = (permits.quota(2), permits.quota(2));
-        let held = (stuck.acquire().await.unwrap(), stuck.acquire().await.unwrap());
-        assert!(stuck.acquire().await.is_none());
-        let third = other.acquire().await.unwrap();
-        assert!(other.acquire().await.is_none(), "the global quota is used up");
+        let permits = Permits::new(3);
+        let (stuck, other) = (permits.quota(&Scope::Platform, 2), permits.quota(&Scope::Platform, 2));
+        let held = (turn(&stuck).await.unwrap(), turn(&stuck).await.unwrap());
+        assert!(turn(&stuck).await.is_none());
+        let third = turn(&other).await.unwrap();
+        assert!(turn(&other).await.is_none(), "the global quota is used up");
         drop(held);
-        assert!(other.acquire().await.is_some());
+        assert!(turn(&other).await.is_some());
         drop(third);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_plugins_of_a_tenant_have_a_quarter_together() {
+        let permits = Permits::new(8);
+        let plugins: Vec<Quota> = (0..8).map(|_| permits.quota(&tenant("many"), 8)).collect();
+        let mut held = vec![turn(&plugins[0]).await.unwrap(), turn(&plugins[1]).await.unwrap()];
+        for plugin in &plugins {
+            assert!(turn(plugin).await.is_none());
+        }
+        let reseller = permits.quota(&Scope::Reseller(Arc::from("many")), 8);
+        for other in [&permits.quota(&tenant("other"), 8), &reseller] {
+            held.push(turn(other).await.unwrap());
+        }
+        let platform = permits.quota(&Scope::Platform, 8);
+        for _ in 0..4 {
+            held.push(turn(&platform).await.unwrap());
+        }
+        assert!(turn(&platform).await.is_none(), "the global quota is used up");
+        drop(held);
+        assert_eq!(permits.all.available_permits(), 8);
+        assert!(turn(&plugins[7]).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_waiting_gives_back_what_it_had() {
+        let permits = Permits::new(4);
+        let (one, other) = (permits.quota(&tenant("a"), 1), permits.quota(&tenant("a"), 1));
+        let held = turn(&one).await.unwrap();
+        // It has its own permit, and waits for the scope's.
+        assert!(turn(&other).await.is_none());
+        drop(held);
+        assert!(turn(&other).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reload_does_not_double_a_scopes_share() {
+        let permits = Permits::new(4);
+        let before = permits.quota(&tenant("a"), 4);
+        let held = turn(&before).await.unwrap();
+        drop(before);
+        let after = permits.quota(&tenant("a"), 4);
+        assert!(turn(&after).await.is_none());
+        drop(held);
+        assert!(turn(&after).await.is_some());
+        drop(after);
+        permits.quota(&tenant("b"), 4);
+        permits.quota(&tenant("c"), 4);
+        assert_eq!(permits.scopes.lock().unwrap().len(), 1, "a scope without plugins is forgotten");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use wasmtime::Engine;
@@ -27,6 +28,8 @@ pub struct Plugin {
     pub(super) inspection: Inspection,
     pub(super) limits: Limits,
     pub(super) quota: Quota,
+    /// How long a call waits for its turn.
+    pub(super) wait: Duration,
     pub(super) breaker: Breaker,
     /// `None`: a fresh instance for each call.
     pub(super) pool: Option<Pool>,
@@ -67,7 +70,7 @@ impl Plugin {
 
     async fn permit(&self) -> Result<Permit, Failure> {
         let busy = || failure(Cause::Busy, "as many calls as may run at a time, and none ended in time");
-        self.quota.acquire().await.ok_or_else(busy)
+        tokio::time::timeout(self.wait, self.quota.turn()).await.ok().flatten().ok_or_else(busy)
     }
 
     async fn ask(&self, call: Call, started: Instant) -> (Result<Answer, Failure>, Usage) {

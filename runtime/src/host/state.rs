@@ -8,6 +8,7 @@ use wasmtime::{Engine, Store};
 use super::abi::interface::types;
 use super::capability::{Grants, Services, edit::Journal, log::LogBudget, message::Parts, metrics::MetricNames};
 use super::limits::{Breach, Limits, Meter};
+use super::permit::Quota;
 use super::table::Tables;
 use crate::mail::{Mail, MessageId};
 use crate::pipeline::{Call, Cause, Exemption, Notes, SessionFacts, Stage};
@@ -22,6 +23,8 @@ pub(super) struct Environment {
     pub grants: Grants,
     pub tables: Arc<Tables>,
     pub services: Services,
+    /// Questions to the resolver that all its calls have under way.
+    pub look_ups: Quota,
     /// Of the plugin's own counters; shared by all plugins of that name, which share a label.
     pub metric_names: MetricNames,
 }

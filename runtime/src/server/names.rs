@@ -12,7 +12,12 @@ pub struct Names(pub Resolver);
 
 impl NameService for Names {
     fn resolve(&self, question: Question) -> Lookup<'_, Result<Answer, DnsError>> {
-        Box::pin(async move { self.answer(question).await.map_err(plain) })
+        Box::pin(async move {
+            let answer = self.answer(question).await.map_err(plain)?;
+            // Of records that can't be used, such as an MX whose name no host can have, nothing is left: to a plugin,
+            // which is promised that no list is empty, that is as if there were none.
+            if answer.is_empty() { Err(DnsError::NotFound) } else { Ok(answer) }
+        })
     }
 
     fn client_name(&self, client: IpAddr) -> Lookup<'_, ClientName> {
@@ -77,6 +82,20 @@ fn address_of(name: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dns::responder::Responder;
+
+    #[tokio::test]
+    async fn records_of_which_none_can_be_used_are_not_found() {
+        let dns = Responder::start().await;
+        dns.mx("useless.example", &[(10, "*.example")]).mx("null.example", &[(0, ".")]);
+        dns.ptr("192.0.2.1", &["."]);
+        let names = Names(dns.resolver());
+        let ask = |name: &str, kind| names.resolve(Question { name: name.to_owned(), kind });
+        assert_eq!(ask("useless.example", RecordType::Mx).await, Err(DnsError::NotFound));
+        assert_eq!(ask("192.0.2.1", RecordType::Ptr).await, Err(DnsError::NotFound));
+        let null = Answer::Exchanges(vec![(0, ".".to_owned())]);
+        assert_eq!(ask("null.example", RecordType::Mx).await, Ok(null));
+    }
 
     #[test]
     fn reverse_names_are_addresses() {

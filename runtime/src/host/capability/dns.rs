@@ -1,25 +1,30 @@
 //! `dns`: questions to the gateway's resolver. While the answer is awaited the guest sleeps on its fiber; that is
-//! wall time, not CPU time.
+//! wall time, not CPU time. No look-up outlasts [`Meter::patience`](super::super::limits::Meter::patience): what a slow
+//! resolver leaves the guest with is `temporary`, not the end of its call.
 
 use std::net::IpAddr;
 use std::pin::Pin;
 
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 use super::super::abi::interface::dns::{self as guest, Host};
 use super::super::abi::ip_to_guest;
 use super::super::limits::Breach;
-use super::super::state::CallState;
+use super::super::state::{CallState, Environment};
 use crate::pipeline::{Cause, ClientName};
 
 /// Questions of one `resolve-many`.
 const MAX_QUESTIONS: usize = 32;
+/// Look-ups that one plugin in one scope has under way, two full `resolve-many`; the others wait for their turn.
+pub(in super::super) const MAX_LOOK_UPS: usize = 64;
 /// RFC 1035 §2.3.4, in text; for `ptr` an address is shorter.
 const MAX_NAME: usize = 255;
 
 pub type Lookup<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// The seam between the host and the resolver. An answer may take as long as it likes: the call's wall limit ends it.
+/// The seam between the host and the resolver. An answer may take as long as it likes: who asked stops
+/// waiting, and drops it.
 pub trait NameService: Send + Sync {
     fn resolve(&self, question: Question) -> Lookup<'_, Result<Answer, DnsError>>;
 
@@ -57,6 +62,17 @@ pub enum Answer {
     Names(Vec<String>),
 }
 
+impl Answer {
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Addresses(list) => list.is_empty(),
+            Self::Exchanges(list) => list.is_empty(),
+            Self::Texts(list) => list.is_empty(),
+            Self::Names(list) => list.is_empty(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DnsError {
     #[error("no such name, or no record of that type")]
@@ -73,9 +89,8 @@ impl Host for CallState {
     async fn resolve(&mut self, question: guest::Question) -> wasmtime::Result<Answered> {
         self.enter(question.name.len())?;
         let Some(question) = checked(question) else { return Ok(Err(guest::DnsError::BadName)) };
-        let names = self.environment.services.names.clone();
-        let start = tokio::time::Instant::now();
-        let answer = names.resolve(question).await;
+        let start = Instant::now();
+        let answer = self.environment.resolve(question, start + self.meter.patience()).await;
         self.meter.waited(start.elapsed());
         Ok(self.give(answer)?)
     }
@@ -88,13 +103,14 @@ impl Host for CallState {
         let mut answers = vec![Err(DnsError::BadName); questions.len()];
         // Dropped with the call, the set ends what is still under way.
         let mut asked = JoinSet::new();
+        let start = Instant::now();
+        let end = start + self.meter.patience();
         for (number, question) in questions.into_iter().enumerate() {
             self.enter(question.name.len())?;
             let Some(question) = checked(question) else { continue };
-            let names = self.environment.services.names.clone();
-            asked.spawn(async move { (number, names.resolve(question).await) });
+            let environment = self.environment.clone();
+            asked.spawn(async move { (number, environment.resolve(question, end).await) });
         }
-        let start = tokio::time::Instant::now();
         while let Some(joined) = asked.join_next().await {
             let (number, answer) = joined.map_err(|error| Breach::new(Cause::Host, error.to_string()))?;
             if let Some(place) = answers.get_mut(number) {
@@ -103,6 +119,20 @@ impl Host for CallState {
         }
         self.meter.waited(start.elapsed());
         Ok(answers.into_iter().map(|answer| self.give(answer)).collect::<Result<_, _>>()?)
+    }
+}
+
+impl Environment {
+    /// `Temporary` where there is no answer by then.
+    async fn resolve(&self, question: Question, end: Instant) -> Result<Answer, DnsError> {
+        let answer = self.looked_up(self.services.names.resolve(question));
+        timeout_at(end, answer).await.unwrap_or(Err(DnsError::Temporary))
+    }
+
+    /// Asks when it is this plugin's turn. The wait for that is part of the look-up, and whoever asks bounds both.
+    pub async fn looked_up<T>(&self, answer: Lookup<'_, T>) -> T {
+        let _turn = self.look_ups.turn().await;
+        answer.await
     }
 }
 

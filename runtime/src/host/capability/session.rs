@@ -1,5 +1,6 @@
 //! `session`: what is known of the client and its connection.
 
+use tokio::time::{Instant, timeout_at};
 use wasmtime::Result;
 use wasmtime::component::Resource;
 
@@ -39,11 +40,18 @@ impl HostSession for CallState {
     async fn client_name(&mut self, _: Resource<SessionHandle>) -> Result<ClientName> {
         self.enter(256)?;
         let session = self.asked()?.session.clone();
-        let names = self.environment.services.names.clone();
-        let start = tokio::time::Instant::now();
-        let name = session.client_name.get_or_init(|| names.client_name(session.client.ip())).await;
+        let environment = self.environment.clone();
+        let start = Instant::now();
+        let look_up = || environment.looked_up(environment.services.names.client_name(session.client.ip()));
+        let asked = session.client_name.get_or_init(look_up);
+        let known = timeout_at(start + self.meter.patience(), asked).await.is_ok();
         self.meter.waited(start.elapsed());
-        Ok(match name {
+        if !known {
+            // For the whole session, so that no later stage waits once more. Where another call is asking just now,
+            // it is up to that one.
+            let _ = session.client_name.set(pipeline::ClientName::TemporaryFailure);
+        }
+        Ok(match session.client_name.get().unwrap_or(&pipeline::ClientName::TemporaryFailure) {
             pipeline::ClientName::Verified(name) => ClientName::Verified(name.to_string()),
             pipeline::ClientName::Unconfirmed(name) => ClientName::Unconfirmed(name.to_string()),
             pipeline::ClientName::None => ClientName::None,
