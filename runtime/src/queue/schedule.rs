@@ -219,8 +219,10 @@ impl Schedule {
     /// Ends the work on a message. `update` brings what is known of it up to date.
     pub fn finish(&mut self, id: MessageId, rest: Rest, now: Millis, update: impl FnOnce(&mut Slot)) {
         let Some(slot) = self.messages.get_mut(&id) else { return };
-        let (phase, key, tenant) = (slot.phase, slot.key.clone(), slot.tenant.clone());
+        let (phase, key, tenant, born) = (slot.phase, slot.key.clone(), slot.tenant.clone(), slot.born());
         update(slot);
+        // Filed anew by `place`, under the life that it has now.
+        self.ages.remove(&(born, id));
         let new_key = std::mem::replace(&mut slot.key, key.clone());
         if let Phase::Running(lane) = phase {
             self.vacate(&self.line_key(&key, lane), &tenant, lane, now);

@@ -131,6 +131,11 @@ impl Slot {
         if next > now { next } else { now.saturating_add(recheck) }
     }
 
+    /// The key of [`Schedule::ages`](super::Schedule): when it came, or 0 where that was before this run.
+    pub(super) fn born(&self) -> Millis {
+        self.life.reaches(Duration::ZERO)
+    }
+
     pub fn standing(&self) -> Standing {
         match self.phase {
             Phase::Ready { .. } | Phase::Nowhere => Standing::Ready,

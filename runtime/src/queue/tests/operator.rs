@@ -135,6 +135,24 @@ async fn released_mail_has_all_its_time_before_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_oldest_age_follows_the_next_mail_after_a_release() {
+    let bench = Bench::new();
+    let oldest = || bench.metrics.queue_oldest_seconds.get();
+    let id = waiting(&bench).await;
+    bench.pass(99).await;
+    bench.queue.hold(&Filter::id(id), "x").await.unwrap();
+    bench.pass(100).await;
+    assert_eq!(oldest(), 0.0, "what is held does not count");
+    bench.hop.answer(|to| if to == "b@example.org" { delivered() } else { deferred() });
+    bench.queue.release(&Filter::id(id)).await.unwrap();
+    bench.pass(1).await;
+    assert!(bench.spool.ids().is_empty());
+    bench.accept(mail(&bench.queue, "a@example.com", &["c@example.org"])).await;
+    bench.pass(100).await;
+    assert!((90.0..=100.0).contains(&oldest()), "{}", oldest());
+}
+
+#[tokio::test(start_paused = true)]
 async fn quarantine_is_not_held() {
     let bench = Bench::new();
     let mut kept = mail(&bench.queue, "a@example.com", &["b@example.org"]);
