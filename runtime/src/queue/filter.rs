@@ -25,6 +25,8 @@ pub struct Filter {
     pub state: Option<Standing>,
     /// Seconds.
     pub older_than: Option<u64>,
+    /// Only those later than this one: the page after it.
+    pub after: Option<MessageId>,
     /// At most so many, the oldest first.
     pub limit: Option<usize>,
 }
@@ -83,7 +85,7 @@ impl Filter {
         Self { ids: vec![id], ..Self::default() }
     }
 
-    /// All but the ids, which the caller picks by, and the recipients, of which the memory holds only the first.
+    /// All but ids and page, which the caller picks by, and the recipients, of which the memory holds only the first.
     pub(super) fn matches(&self, slot: &Slot, now: u64) -> bool {
         let age = slot.life.age(now) / 1000;
         self.tenant.as_ref().is_none_or(|tenant| slot.tenant.as_ref() == Some(tenant))

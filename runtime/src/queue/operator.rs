@@ -1,6 +1,8 @@
 //! The operator's verbs. Each claims a message before it acts, and an attempt does the same: one of them wins, so
 //! nothing is delivered that was deleted, nor twice because it was asked for twice (G5).
 
+use std::collections::BTreeSet;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
 use super::Queue;
@@ -11,8 +13,10 @@ use super::schedule::{Refused, Rest, Schedule, Standing};
 use crate::mail::{Message, MessageId};
 use crate::spool::{Batch, SpoolError};
 
-/// Messages of one verb that become durable together.
+/// Messages of one verb that become durable together, and that are flushed or summed up under one lock.
 const CHUNK: usize = 256;
+/// Messages that are looked through under one lock.
+const SCAN: usize = 1024;
 /// Header fields that are shown.
 const MAX_FIELDS: usize = 200;
 
@@ -28,6 +32,9 @@ pub enum VerbError {
     Interrupted,
 }
 
+/// A message, and whether it matches; `None`: only the envelope in the spool can say.
+type Candidate = (MessageId, Option<bool>);
+
 /// What a verb does to one message that it has claimed.
 #[derive(Debug, Clone)]
 enum Verb {
@@ -40,8 +47,12 @@ impl Queue {
     /// The oldest first.
     pub async fn list(&self, filter: &Filter) -> Result<Vec<Summary>, VerbError> {
         let ids = self.select(filter).await?;
-        let schedule = self.schedule();
-        Ok(ids.into_iter().filter_map(|id| self.summary(&schedule, id)).collect())
+        let mut summaries = Vec::with_capacity(ids.len());
+        for chunk in ids.chunks(CHUNK) {
+            let schedule = self.schedule();
+            summaries.extend(chunk.iter().filter_map(|id| self.summary(&schedule, *id)));
+        }
+        Ok(summaries)
     }
 
     pub async fn show(&self, id: MessageId) -> Result<Detail, VerbError> {
@@ -55,9 +66,18 @@ impl Queue {
     pub async fn flush(&self, filter: &Filter) -> Result<Changed, VerbError> {
         let ids = self.select(filter).await?;
         let mut changed = missing(filter, &ids);
+        for chunk in ids.chunks(CHUNK) {
+            self.flush_chunk(chunk, &mut changed);
+            self.changed.notify_one();
+            tokio::task::yield_now().await;
+        }
+        Ok(changed)
+    }
+
+    fn flush_chunk(&self, ids: &[MessageId], changed: &mut Changed) {
         let now = self.clock.now();
         let mut schedule = self.schedule();
-        for id in ids {
+        for &id in ids {
             match schedule.claim(id, now) {
                 Ok(rest @ (Rest::Waiting(_) | Rest::Ready)) => {
                     if let Some(key) = schedule.slot(id).map(|slot| slot.key.clone()) {
@@ -74,9 +94,6 @@ impl Queue {
                 Err(Refused::NotFound) => changed.missing.push(id),
             }
         }
-        drop(schedule);
-        self.changed.notify_one();
-        Ok(changed)
     }
 
     /// Not tried until it is released.
@@ -197,39 +214,51 @@ impl Queue {
         });
     }
 
-    /// Ids of what matches, the oldest first.
+    /// Ids of what matches, the oldest first. It looks at some, lets others have the lock, and goes on behind those.
     async fn select(&self, filter: &Filter) -> Result<Vec<MessageId>, VerbError> {
-        let now = self.clock.now();
-        let mut candidates: Vec<(MessageId, Option<bool>)> = {
-            let schedule = self.schedule();
-            let one = |id: &MessageId| schedule.slot(*id).map(|slot| (*id, slot));
-            let matching = |(id, slot): (MessageId, &_)| {
-                let candidate = filter.matches(slot, now);
-                candidate.then(|| (id, filter.matches_recipient(slot)))
-            };
-            if filter.ids.is_empty() {
-                schedule.slots().filter_map(matching).collect()
-            } else {
-                filter.ids.iter().filter_map(one).filter_map(matching).collect()
-            }
-        };
-        candidates.sort_unstable_by_key(|(id, _)| *id);
-        candidates.dedup_by_key(|(id, _)| *id);
+        let wanted: BTreeSet<MessageId> = filter.ids.iter().copied().collect();
         let limit = filter.limit.unwrap_or(usize::MAX);
         let mut ids = Vec::new();
-        for (id, known) in candidates {
-            if ids.len() >= limit {
-                break;
+        let mut after = filter.after;
+        while let Some((last, candidates)) = self.candidates(filter, &wanted, after) {
+            for (id, known) in candidates {
+                if ids.len() >= limit {
+                    return Ok(ids);
+                }
+                let matches = match known {
+                    Some(known) => known,
+                    None => self.read(id).await.is_ok_and(|kept| filter.matches_envelope(&kept.accepted)),
+                };
+                if matches {
+                    ids.push(id);
+                }
             }
-            let matches = match known {
-                Some(known) => known,
-                None => self.read(id).await.is_ok_and(|kept| filter.matches_envelope(&kept.accepted)),
-            };
-            if matches {
-                ids.push(id);
-            }
+            after = Some(last);
+            tokio::task::yield_now().await;
         }
         Ok(ids)
+    }
+
+    /// The last of the next [`SCAN`] messages, and those among them that may match.
+    fn candidates(
+        &self,
+        filter: &Filter,
+        wanted: &BTreeSet<MessageId>,
+        after: Option<MessageId>,
+    ) -> Option<(MessageId, Vec<Candidate>)> {
+        let now = self.clock.now();
+        let schedule = self.schedule();
+        let next: Vec<MessageId> = if wanted.is_empty() {
+            schedule.ids_after(after).take(SCAN).collect()
+        } else {
+            wanted.range((after.map_or(Unbounded, Excluded), Unbounded)).take(SCAN).copied().collect()
+        };
+        let last = *next.last()?;
+        let candidates = next.into_iter().filter_map(|id| {
+            let slot = schedule.slot(id).filter(|slot| filter.matches(slot, now))?;
+            Some((id, filter.matches_recipient(slot)))
+        });
+        Some((last, candidates.collect()))
     }
 
     async fn read(&self, id: MessageId) -> Result<Kept, VerbError> {

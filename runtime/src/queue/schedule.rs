@@ -9,7 +9,7 @@ mod destination;
 mod place;
 mod slot;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
@@ -46,8 +46,8 @@ pub enum Refused {
 #[derive(Debug)]
 pub struct Schedule {
     settings: Arc<Settings>,
-    /// Boxed: a table that grows must not hold room for twice as many slots.
-    messages: HashMap<MessageId, Box<Slot>>,
+    /// In the order of their ids, so that a list can go on where it stopped. Boxed: nodes have room to spare.
+    messages: BTreeMap<MessageId, Box<Slot>>,
     timers: BTreeSet<(Millis, MessageId)>,
     destinations: HashMap<Arc<str>, Destination>,
     /// When blocked destinations are tried again.
@@ -84,7 +84,7 @@ impl Schedule {
         let special = [&prepare, &overdue].map(|key: &Arc<str>| (key.clone(), Destination::unlimited()));
         Self {
             settings,
-            messages: HashMap::new(),
+            messages: BTreeMap::new(),
             timers: BTreeSet::new(),
             destinations: HashMap::from(special),
             blocks: BTreeSet::new(),
@@ -283,8 +283,9 @@ impl Schedule {
         self.messages.get(&id).map(Box::as_ref)
     }
 
-    pub fn slots(&self) -> impl Iterator<Item = (MessageId, &Slot)> {
-        self.messages.iter().map(|(id, slot)| (*id, slot.as_ref()))
+    /// Ids later than this one, the oldest first.
+    pub fn ids_after(&self, after: Option<MessageId>) -> impl Iterator<Item = MessageId> {
+        self.messages.range((after.map_or(Unbounded, Excluded), Unbounded)).map(|(id, _)| *id)
     }
 
     /// Messages by standing, in the order of [`Standing::ALL`].

@@ -38,15 +38,20 @@ async fn list(
     after: Option<crate::mail::MessageId>,
     limit: u32,
 ) -> Response {
-    let filter = Filter { state: state.map(to_standing), tenant: tenant.map(Arc::from), ..Filter::default() };
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let filter = Filter {
+        state: state.map(to_standing),
+        tenant: tenant.map(Arc::from),
+        after,
+        // One more shows whether there is another page.
+        limit: Some(limit.saturating_add(1)),
+        ..Filter::default()
+    };
     match queue.list(&filter).await {
         Err(error) => failed(&error),
-        Ok(mut all) => {
-            all.retain(|summary| after.is_none_or(|after| summary.id > after));
-            all.sort_by_key(|summary| summary.id);
-            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-            let more = all.len() > limit;
-            Response::Messages { messages: all.into_iter().take(limit).map(summary).collect(), more }
+        Ok(page) => {
+            let more = page.len() > limit;
+            Response::Messages { messages: page.into_iter().take(limit).map(summary).collect(), more }
         }
     }
 }

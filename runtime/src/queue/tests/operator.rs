@@ -209,6 +209,40 @@ async fn what_cannot_be_read_is_held_and_can_be_deleted() {
     assert!(again.spool.ids().is_empty());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_long_queue_is_listed_page_by_page_and_flushed_whole() {
+    const MAILS: usize = 2500;
+    let bench = Bench::new();
+    bench.hop.answer(|_| deferred());
+    let mut mails: Vec<_> = (0..MAILS).map(|_| mail(&bench.queue, "a@example.com", &["b@example.org"])).collect();
+    mails[2000].accepted.tenant = Some("acme".into());
+    let ids: Vec<_> = mails.iter().map(|mail| mail.id).collect();
+    bench.queue.accept(mails).await.unwrap();
+    bench.pass(1).await;
+    let page = async |after, limit| {
+        let filter = Filter { after, limit: Some(limit), ..Filter::default() };
+        bench.queue.list(&filter).await.unwrap().into_iter().map(|summary| summary.id).collect::<Vec<_>>()
+    };
+    let mut listed = Vec::new();
+    loop {
+        let next = page(listed.last().copied(), 900).await;
+        listed.extend_from_slice(&next);
+        if next.len() < 900 {
+            break;
+        }
+    }
+    assert_eq!(listed, ids);
+    assert_eq!(page(Some(ids[9]), 3).await, ids[10..13]);
+    let named = Filter { ids: ids[..9].to_vec(), after: Some(ids[4]), ..Filter::default() };
+    assert_eq!(bench.queue.list(&named).await.unwrap().len(), 4);
+    let late = Filter { tenant: Some("acme".into()), limit: Some(1), ..Filter::default() };
+    assert_eq!(bench.queue.list(&late).await.unwrap()[0].id, ids[2000]);
+    bench.hop.answer(|_| delivered());
+    assert_eq!(bench.queue.flush(&Filter::default()).await.unwrap().changed, ids);
+    bench.pass(1).await;
+    assert!(bench.spool.ids().is_empty());
+}
+
 /// Real threads: verbs and deliveries race for the same messages, and each message is delivered once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn g5_verbs_that_race_with_deliveries_lose_and_repeat_nothing() {
