@@ -64,6 +64,9 @@ pub struct Summary {
 pub struct Detail {
     #[serde(flatten)]
     pub summary: Summary,
+    /// When it is given up, or removed from the quarantine; `None` while it is held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
     pub accepted: Accepted,
     pub progress: State,
     /// The header fields from the top, unfolded, octets that are not printable ASCII escaped.

@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::Queue;
 use super::filter::{Changed, Detail, Filter, Summary};
 use super::life::Life;
-use super::meta::{Kept, MetaError, encode};
+use super::meta::{Kept, MetaError, State, encode};
 use super::schedule::{Refused, Rest, Schedule, Standing};
 use crate::mail::{Message, MessageId};
 use crate::spool::{Batch, SpoolError};
@@ -59,7 +61,19 @@ impl Queue {
         let summary = self.summary(&self.schedule(), id).ok_or(VerbError::NotFound(id))?;
         let kept = self.read(id).await?;
         let header = shown_header(&kept.message);
-        Ok(Detail { summary, accepted: kept.accepted, progress: kept.state, header })
+        let expires = self.expires(&kept);
+        Ok(Detail { summary, expires, accepted: kept.accepted, progress: kept.state, header })
+    }
+
+    /// By the clock; [`Life`] may grant more.
+    fn expires(&self, kept: &Kept) -> Option<Timestamp> {
+        let settings = self.settings();
+        let (since, keep) = match &kept.state {
+            state if state.held.is_some() => return None,
+            State { quarantined: Some(quarantined), .. } => (quarantined.since, settings.quarantine_keep),
+            state => (state.revived.unwrap_or(kept.accepted.arrival), settings.expiry),
+        };
+        since.checked_add(keep).ok()
     }
 
     /// Tries at once what waits, whatever its time, and whether or not its destination is down. Asks for routes anew.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::cli::control::{Detail, ErrorKind, RecipientDetail, Request, Response, State, Summary};
+use crate::cli::control::{Detail, ErrorKind, RecipientDetail, Request, Response, Selection, State, Summary};
 use crate::queue::{self, Changed, Filter, Queue, Standing, Status, VerbError};
 
 /// One request. `reload` does what a SIGHUP does.
@@ -12,9 +12,9 @@ pub async fn answer(
     reload: impl Future<Output = Result<String, String>> + Send,
 ) -> Response {
     let result = match request {
-        Request::List { state, tenant, after, limit } => return list(&queue, state, tenant, after, limit).await,
+        Request::List { selection, after, limit } => return list(&queue, selection, after, limit).await,
         Request::Show { id } => return show(&queue, id).await,
-        Request::Flush { ids } => queue.flush(&Filter { ids, ..Filter::default() }).await,
+        Request::Flush { ids, selection } => queue.flush(&Filter { ids, ..to_filter(selection) }).await,
         Request::Hold { id } => queue.hold(&Filter::id(id), "held by the operator").await,
         Request::Release { id } => queue.release(&Filter::id(id)).await,
         Request::Delete { id } => queue.delete(&Filter::id(id)).await,
@@ -31,22 +31,10 @@ pub async fn answer(
     }
 }
 
-async fn list(
-    queue: &Queue,
-    state: Option<State>,
-    tenant: Option<String>,
-    after: Option<crate::mail::MessageId>,
-    limit: u32,
-) -> Response {
+async fn list(queue: &Queue, selection: Selection, after: Option<crate::mail::MessageId>, limit: u32) -> Response {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let filter = Filter {
-        state: state.map(to_standing),
-        tenant: tenant.map(Arc::from),
-        after,
-        // One more shows whether there is another page.
-        limit: Some(limit.saturating_add(1)),
-        ..Filter::default()
-    };
+    // One more shows whether there is another page.
+    let filter = Filter { after, limit: Some(limit.saturating_add(1)), ..to_filter(selection) };
     match queue.list(&filter).await {
         Err(error) => failed(&error),
         Ok(page) => {
@@ -60,6 +48,18 @@ async fn show(queue: &Queue, id: crate::mail::MessageId) -> Response {
     match queue.show(id).await {
         Err(error) => failed(&error),
         Ok(detail) => Response::Message { message: Box::new(to_detail(detail)) },
+    }
+}
+
+fn to_filter(selection: Selection) -> Filter {
+    Filter {
+        tenant: selection.tenant.map(Arc::from),
+        sender: selection.from,
+        recipient: selection.to,
+        destination: selection.destination,
+        state: selection.state.map(to_standing),
+        older_than: selection.age,
+        ..Filter::default()
     }
 }
 
@@ -115,7 +115,7 @@ fn to_detail(from: queue::Detail) -> Detail {
         tags: from.accepted.tags.clone(),
         per_recipient: per_recipient.collect(),
         header: from.header.join("\n"),
-        expires: None,
+        expires: from.expires,
         summary: summary(from.summary),
     }
 }

@@ -153,6 +153,25 @@ async fn the_oldest_age_follows_the_next_mail_after_a_release() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_shows_when_it_expires() {
+    let bench = Bench::new();
+    let id = waiting(&bench).await;
+    let mut kept = mail(&bench.queue, "a@example.com", &["b@example.org"]);
+    kept.accepted.quarantine = Some("spam".to_owned());
+    let quarantined = bench.accept(kept).await;
+    let days = async |id| {
+        let detail = bench.queue.show(id).await.unwrap();
+        detail.expires.map(|at| at.duration_since(detail.accepted.arrival).as_secs() / i64::try_from(DAY).unwrap())
+    };
+    assert_eq!((days(id).await, days(quarantined).await), (Some(5), Some(30)));
+    bench.queue.hold(&Filter::id(id), "x").await.unwrap();
+    assert_eq!(days(id).await, None);
+    bench.pass(2 * DAY).await;
+    bench.queue.release(&Filter::id(id)).await.unwrap();
+    assert_eq!(days(id).await, Some(7), "its time begins anew");
+}
+
+#[tokio::test(start_paused = true)]
 async fn quarantine_is_not_held() {
     let bench = Bench::new();
     let mut kept = mail(&bench.queue, "a@example.com", &["b@example.org"]);
