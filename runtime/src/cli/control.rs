@@ -126,7 +126,7 @@ pub enum ErrorKind {
     Failed,
 }
 
-/// As in the metric `postern_queue_messages`.
+/// As in the metric `postern_queue_messages`, but that one calls `ready` what waits for a destination that is down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {

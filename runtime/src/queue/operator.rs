@@ -11,7 +11,7 @@ use super::Queue;
 use super::filter::{Changed, Detail, Filter, Summary};
 use super::life::Life;
 use super::meta::{Kept, MetaError, State, encode};
-use super::schedule::{Refused, Rest, Schedule, Standing};
+use super::schedule::{Refused, Rest, Schedule};
 use crate::mail::{Message, MessageId};
 use crate::spool::{Batch, SpoolError};
 
@@ -269,7 +269,7 @@ impl Queue {
         };
         let last = *next.last()?;
         let candidates = next.into_iter().filter_map(|id| {
-            let slot = schedule.slot(id).filter(|slot| filter.matches(slot, now))?;
+            let slot = schedule.slot(id).filter(|slot| filter.matches(slot, schedule.kept_by(slot), now))?;
             Some((id, filter.matches_recipient(slot)))
         });
         Some((last, candidates.collect()))
@@ -285,8 +285,7 @@ impl Queue {
 
     fn summary(&self, schedule: &Schedule, id: MessageId) -> Option<Summary> {
         let slot = schedule.slot(id)?;
-        let down = schedule.down(&slot.key).filter(|_| slot.standing() == Standing::Ready);
-        Some(Summary::new(id, slot, down, &self.clock))
+        Some(Summary::new(id, slot, schedule.kept_by(slot), &self.clock))
     }
 }
 

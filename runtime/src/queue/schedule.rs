@@ -279,6 +279,11 @@ impl Schedule {
         self.destinations.get(key).and_then(|d| d.down.as_ref())
     }
 
+    /// Why a message that is ready is not tried: its destination is down.
+    pub fn kept_by(&self, slot: &Slot) -> Option<&Down> {
+        self.down(&slot.key).filter(|_| matches!(slot.phase, Phase::Ready { lane: Lane::Deliver, .. }))
+    }
+
     pub fn slot(&self, id: MessageId) -> Option<&Slot> {
         self.messages.get(&id).map(Box::as_ref)
     }

@@ -46,6 +46,24 @@ async fn flush_tries_now_even_a_destination_that_is_down() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn mail_for_a_destination_that_is_down_is_listed_as_waiting_for_it() {
+    let bench = Bench::new();
+    bench.hop.report(down);
+    bench.accept(mail(&bench.queue, "a@example.com", &["b@example.org"])).await;
+    bench.pass(10).await;
+    // Never tried itself.
+    let second = bench.accept(mail(&bench.queue, "a@example.com", &["c@example.org"])).await;
+    bench.pass(10).await;
+    assert!(bench.hop.times("c@example.org").is_empty());
+    let of = |state| Filter { state: Some(state), ..Filter::default() };
+    let waiting = bench.queue.list(&of(Standing::Waiting)).await.unwrap();
+    assert_eq!((waiting.len(), waiting[1].id, waiting[1].state), (2, second, Standing::Waiting));
+    let next = waiting[1].next_attempt.unwrap().duration_since(bench.queue.now());
+    assert_eq!(next.as_secs(), 40);
+    assert!(bench.queue.list(&of(Standing::Ready)).await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn g5_a_message_that_is_being_delivered_is_left_alone() {
     let bench = Bench::new();
     *bench.hop.delay.lock().unwrap() = Duration::from_secs(10);
