@@ -76,20 +76,18 @@ pub enum Tool {
 pub enum Queue {
     /// List the messages, oldest first.
     List {
-        /// Only those in this state.
-        #[arg(long, value_enum)]
-        state: Option<control::State>,
-        /// Only those of this tenant.
-        #[arg(long, value_name = "NAME")]
-        tenant: Option<String>,
+        #[command(flatten)]
+        selection: control::Selection,
     },
     /// Show one message: envelope, what became of each recipient, header.
     Show(One),
     /// Try to deliver now.
     Flush {
-        /// These messages; without any, all that wait.
-        #[arg(value_name = "ID", value_parser = message_id)]
+        /// These messages; without any, all that wait and that the options select.
+        #[arg(value_name = "ID", value_parser = message_id, conflicts_with = "Selection")]
         ids: Vec<MessageId>,
+        #[command(flatten)]
+        selection: control::Selection,
     },
     /// Keep a message back until it is released.
     Hold(One),
@@ -206,6 +204,32 @@ mod tests {
         assert!(matches!(cli.command, Command::Localserve(l) if l.directory == Path::new("postern-data")));
         for wrong in [&["postern", "queue", "show", "../../etc/x"][..], &["postern", "queue"], &["postern", "trace"]] {
             assert!(Cli::try_parse_from(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn messages_are_selected_by_options() {
+        let parse = |text: &str| Cli::try_parse_from(text.split('|')).map(|cli| cli.command);
+        let options =
+            "--state|waiting|--tenant|acme|--from|<>|--to|@example.org|--destination|mx:example.org|--age|1h 30m";
+        let text = |text: &str| Some(text.to_owned());
+        let expected = control::Selection {
+            state: Some(control::State::Waiting),
+            tenant: text("acme"),
+            from: text("<>"),
+            to: text("@example.org"),
+            destination: text("mx:example.org"),
+            age: Some(5400),
+        };
+        for verb in ["list", "flush"] {
+            let command = parse(&format!("postern|queue|{verb}|{options}")).unwrap();
+            let Command::Tool(Tool::Queue(Queue::List { selection } | Queue::Flush { selection, .. })) = command else {
+                panic!("{command:?}")
+            };
+            assert_eq!(selection, expected, "{verb}");
+        }
+        for wrong in ["list|--age|soon", "list|0FN0VKRTBG000", "flush|0FN0VKRTBG000|--tenant|acme"] {
+            assert!(parse(&format!("postern|queue|{wrong}")).is_err(), "{wrong}");
         }
     }
 

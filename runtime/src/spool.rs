@@ -10,7 +10,6 @@ mod compact;
 mod corrupt;
 mod disk;
 mod index;
-mod memory;
 mod read;
 mod record;
 mod recover;
@@ -29,7 +28,6 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 
-pub use memory::MemorySpool;
 pub use segment::recover_segment;
 pub use store::{SegmentSpool, Settings};
 

@@ -16,6 +16,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 
+use crate::config::value::FromText as _;
 use crate::mail::MessageId;
 
 /// Octets of a request's line.
@@ -35,8 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub enum Request {
     /// Answered with `Messages`, oldest first.
     List {
-        state: Option<State>,
-        tenant: Option<String>,
+        #[serde(default)]
+        selection: Selection,
         /// Only those later than this one: the page after it.
         after: Option<MessageId>,
         /// At most [`MAX_PAGE`].
@@ -46,9 +47,11 @@ pub enum Request {
     Show {
         id: MessageId,
     },
-    /// Try now; without ids all that wait. Answered with `Done`, as are all that follow.
+    /// Try now; without ids all that wait and are selected. Answered with `Done`, as are all that follow.
     Flush {
         ids: Vec<MessageId>,
+        #[serde(default)]
+        selection: Selection,
     },
     Hold {
         id: MessageId,
@@ -60,6 +63,35 @@ pub enum Request {
         id: MessageId,
     },
     Reload,
+}
+
+/// Which messages, as options of the commands and in a request; what is not given does not narrow.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
+#[serde(default, deny_unknown_fields)]
+pub struct Selection {
+    /// Only those in this state.
+    #[arg(long, value_enum)]
+    pub state: Option<State>,
+    /// Only those of this tenant.
+    #[arg(long, value_name = "NAME")]
+    pub tenant: Option<String>,
+    /// Only those from this address, from `@domain`, or from `<>`, the null reverse-path.
+    #[arg(long, value_name = "ADDRESS")]
+    pub from: Option<String>,
+    /// Only those to this address or to `@domain`, even if that recipient is done.
+    #[arg(long, value_name = "ADDRESS")]
+    pub to: Option<String>,
+    /// Only those that go there, e.g. `mx:example.com`.
+    #[arg(long)]
+    pub destination: Option<String>,
+    /// Only those that have been here for at least this long, e.g. `90s` or `1h 30m`.
+    // In a request: seconds.
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
+    pub age: Option<u64>,
+}
+
+fn seconds(text: &str) -> Result<u64, String> {
+    Duration::from_text(text).map(|duration| duration.as_secs())
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -94,7 +126,7 @@ pub enum ErrorKind {
     Failed,
 }
 
-/// As in the metric `postern_queue_messages`.
+/// As in the metric `postern_queue_messages`, but that one calls `ready` what waits for a destination that is down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
@@ -128,10 +160,11 @@ pub struct Summary {
     pub sender: String,
     /// The first one.
     pub recipient: String,
+    /// All of its envelope, those that are done included.
     pub recipients: u32,
     /// Octets.
     pub size: u64,
-    /// Of the recipient that was tried most often.
+    /// Of the message since it was accepted or released; one attempt may concern several recipients.
     pub attempts: u32,
     pub next_attempt: Option<Timestamp>,
     /// Why it waits, is held or quarantined.
@@ -142,6 +175,7 @@ pub struct Summary {
 pub struct Detail {
     #[serde(flatten)]
     pub summary: Summary,
+    /// When it is given up, or removed from the quarantine; `None` while it is held.
     pub expires: Option<Timestamp>,
     pub client: Option<String>,
     pub helo: Option<String>,
@@ -314,7 +348,7 @@ fn parse(line: &[u8]) -> Result<Request, Response> {
         Ok(Request::List { limit, .. }) if limit == 0 || limit > MAX_PAGE => {
             Err(invalid(format!("`limit` is between 1 and {MAX_PAGE}")))
         }
-        Ok(Request::Flush { ids }) if ids.len() > MAX_IDS => Err(invalid(format!("more than {MAX_IDS} ids"))),
+        Ok(Request::Flush { ids, .. }) if ids.len() > MAX_IDS => Err(invalid(format!("more than {MAX_IDS} ids"))),
         Ok(request) => Ok(request),
         Err(error) => Err(invalid(error.to_string())),
     }
@@ -326,7 +360,7 @@ mod tests {
 
     async fn answer(request: Request) -> Response {
         match request {
-            Request::Flush { ids } => Response::Done { count: ids.len() as u64, message: "tried".to_owned() },
+            Request::Flush { ids, .. } => Response::Done { count: ids.len() as u64, message: "tried".to_owned() },
             Request::Show { id } => Response::error(ErrorKind::NotFound, format!("no message {id}")),
             _ => Response::error(ErrorKind::Failed, "no"),
         }
@@ -353,7 +387,7 @@ mod tests {
             for n in [0_u64, 3] {
                 let ids = (0..n).map(MessageId::from_u64).collect();
                 let done = Response::Done { count: n, message: "tried".to_owned() };
-                assert_eq!(client.ask(&Request::Flush { ids }).unwrap(), done);
+                assert_eq!(client.ask(&Request::Flush { ids, selection: Selection::default() }).unwrap(), done);
             }
             let id = MessageId::from_u64(7);
             let refused = client.ask(&Request::Show { id }).unwrap().unexpected();
@@ -373,6 +407,7 @@ mod tests {
                 b"\xff\xfe\0\n",
                 b"{\"request\":\"show\",\"id\":\"../../../x\"}\n",
                 b"{\"request\":\"list\",\"limit\":100000}\n",
+                b"{\"request\":\"list\",\"selection\":{\"sender\":\"a\"},\"limit\":9}\n",
                 b"{\"request\":\"delete\"}\n",
                 b"{\"request\":\"hold\",\"id\":\"0000000000001\",\"x\":1}\n",
                 &deep,
@@ -387,7 +422,8 @@ mod tests {
                 assert!(garbage.len() > 64 * 1024 || !text.is_empty(), "{garbage:?}");
             }
             let mut client = Client::connect(&socket).unwrap();
-            assert!(matches!(client.ask(&Request::Flush { ids: vec![] }), Ok(Response::Done { .. })));
+            let all = Request::Flush { ids: vec![], selection: Selection::default() };
+            assert!(matches!(client.ask(&all), Ok(Response::Done { .. })));
         })
         .await;
     }

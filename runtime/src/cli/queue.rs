@@ -21,8 +21,8 @@ fn run_at(socket: &Path, queue: &Queue, json: bool, out: &mut dyn Write) -> Resu
     let mut client = Client::connect(socket)?;
     let now = Timestamp::now();
     match queue {
-        Queue::List { state, tenant } => {
-            let question = |after| Request::List { state: *state, tenant: tenant.clone(), after, limit: MAX_PAGE };
+        Queue::List { selection } => {
+            let question = |after| Request::List { selection: selection.clone(), after, limit: MAX_PAGE };
             list(&mut client, question, json, now, out)?;
         }
         Queue::Show(one) => {
@@ -39,10 +39,13 @@ fn run_at(socket: &Path, queue: &Queue, json: bool, out: &mut dyn Write) -> Resu
         Queue::Delete { one, .. } => done(&mut client, &Request::Delete { id: one.id }, json, out)?,
         Queue::Hold(one) => done(&mut client, &Request::Hold { id: one.id }, json, out)?,
         Queue::Release(one) => done(&mut client, &Request::Release { id: one.id }, json, out)?,
-        Queue::Flush { ids } if ids.len() > MAX_IDS => {
+        Queue::Flush { ids, .. } if ids.len() > MAX_IDS => {
             return Err(CliError::Failed(format!("more than {MAX_IDS} ids at once")));
         }
-        Queue::Flush { ids } => done(&mut client, &Request::Flush { ids: ids.clone() }, json, out)?,
+        Queue::Flush { ids, selection } => {
+            let request = Request::Flush { ids: ids.clone(), selection: selection.clone() };
+            done(&mut client, &request, json, out)?;
+        }
     }
     Ok(OK)
 }
@@ -207,7 +210,7 @@ fn size(octets: u64) -> String {
 mod tests {
     use super::*;
     use crate::cli::One;
-    use crate::cli::control::{ErrorKind, RecipientDetail, State, bind, serve};
+    use crate::cli::control::{ErrorKind, RecipientDetail, Selection, State, bind, serve};
 
     fn now() -> Timestamp {
         "2026-03-01T12:00:00Z".parse().unwrap()
@@ -296,6 +299,12 @@ ID             STATE    AGE    SIZE    TRIES  NEXT    FROM                    TO
         let socket = directory.path().join("control.sock");
         let listener = bind(&socket).unwrap();
         let gateway = serve(listener, async |request| match request {
+            Request::List { selection, .. } if selection.from.as_deref() == Some("<>") => {
+                Response::Messages { messages: vec![summary(1)], more: false }
+            }
+            Request::Flush { selection, .. } if selection.age == Some(5400) => {
+                Response::Done { count: 7, message: "7 messages".to_owned() }
+            }
             Request::List { after, limit, .. } => {
                 let first = after.map_or(1, |id| id.as_u64() + 1);
                 let last = 501.min(first + u64::from(limit) - 1);
@@ -318,13 +327,23 @@ ID             STATE    AGE    SIZE    TRIES  NEXT    FROM                    TO
 
     #[tokio::test]
     async fn a_long_queue_comes_in_pages() {
-        let (code, out) = ask(Queue::List { state: None, tenant: None }, true).await;
+        let (code, out) = ask(Queue::List { selection: Selection::default() }, true).await;
         assert_eq!(code.unwrap(), OK);
         assert_eq!(out.lines().count(), 501);
         let last: Summary = serde_json::from_str(out.lines().last().unwrap()).unwrap();
         assert_eq!(last, summary(501));
-        let (_, out) = ask(Queue::List { state: None, tenant: None }, false).await;
+        let (_, out) = ask(Queue::List { selection: Selection::default() }, false).await;
         assert!(out.ends_with("501 messages\n"));
+    }
+
+    #[tokio::test]
+    async fn a_selection_reaches_the_gateway() {
+        let selection = Selection { from: Some("<>".to_owned()), ..Selection::default() };
+        let (_, out) = ask(Queue::List { selection }, false).await;
+        assert!(out.ends_with("\n1 message\n"), "{out}");
+        let selection = Selection { age: Some(5400), ..Selection::default() };
+        let (_, out) = ask(Queue::Flush { ids: Vec::new(), selection }, false).await;
+        assert_eq!(out, "7 messages\n");
     }
 
     #[tokio::test]

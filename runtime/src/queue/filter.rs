@@ -22,9 +22,12 @@ pub struct Filter {
     pub recipient: Option<String>,
     /// A destination's key, e.g. `mx:example.com`.
     pub destination: Option<String>,
+    /// As listed: one that is ready counts as waiting while its destination is down.
     pub state: Option<Standing>,
     /// Seconds.
     pub older_than: Option<u64>,
+    /// Only those later than this one: the page after it.
+    pub after: Option<MessageId>,
     /// At most so many, the oldest first.
     pub limit: Option<usize>,
 }
@@ -65,7 +68,7 @@ pub struct Summary {
 pub struct Detail {
     #[serde(flatten)]
     pub summary: Summary,
-    /// When it goes back to its sender; when one in quarantine is removed.
+    /// When it is given up, or removed from the quarantine; `None` while it is held.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
     pub accepted: Accepted,
@@ -89,13 +92,13 @@ impl Filter {
         Self { ids: vec![id], ..Self::default() }
     }
 
-    /// All but the ids, which the caller picks by, and the recipients, of which the memory holds only the first.
-    pub(super) fn matches(&self, slot: &Slot, now: u64) -> bool {
+    /// All but ids and page, which the caller picks by, and the recipients, of which the memory holds only the first.
+    pub(super) fn matches(&self, slot: &Slot, down: Option<&Down>, now: u64) -> bool {
         let age = slot.life.age(now) / 1000;
         self.tenant.as_ref().is_none_or(|tenant| slot.tenant.as_ref() == Some(tenant))
             && self.sender.as_ref().is_none_or(|pattern| address_matches(pattern, &slot.sender))
             && self.destination.as_ref().is_none_or(|key| **key == *slot.key)
-            && self.state.is_none_or(|state| state == slot.standing())
+            && self.state.is_none_or(|state| state == shown(slot, down))
             && self.older_than.is_none_or(|seconds| age >= seconds)
     }
 
@@ -126,13 +129,18 @@ fn address_matches(pattern: &str, address: &str) -> bool {
     address.eq_ignore_ascii_case(pattern)
 }
 
+/// For people, a message whose destination is down waits, though it stands ready in its line.
+fn shown(slot: &Slot, down: Option<&Down>) -> Standing {
+    if down.is_some() { Standing::Waiting } else { slot.standing() }
+}
+
 impl Summary {
-    /// `down`: it is ready, and its destination is not.
+    /// `down`: it is ready, and its destination is not. Once that may be tried again, there is no time to name.
     pub(super) fn new(id: MessageId, slot: &Slot, down: Option<&Down>, clock: &Clock) -> Self {
-        let next_attempt = slot.next_attempt().or(down.map(|down| down.until));
+        let next_attempt = slot.next_attempt().or(down.map(|down| down.until).filter(|until| *until > clock.now()));
         Self {
             id,
-            state: slot.standing(),
+            state: shown(slot, down),
             kind: slot.kind,
             tenant: slot.tenant.clone(),
             sender: slot.sender.to_string(),

@@ -1,18 +1,24 @@
 //! The operator's verbs. Each claims a message before it acts, and an attempt does the same: one of them wins, so
 //! nothing is delivered that was deleted, nor twice because it was asked for twice (G5).
 
+use std::collections::BTreeSet;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
+
+use jiff::Timestamp;
 
 use super::Queue;
 use super::filter::{Changed, Detail, Filter, Summary};
 use super::life::Life;
-use super::meta::{Kept, MetaError, encode};
-use super::schedule::{Refused, Rest, Schedule, Standing};
+use super::meta::{Kept, MetaError, State, encode};
+use super::schedule::{Refused, Rest, Schedule};
 use crate::mail::{Message, MessageId};
 use crate::spool::{Batch, SpoolError};
 
-/// Messages of one verb that become durable together.
+/// Messages of one verb that become durable together, and that are flushed or summed up under one lock.
 const CHUNK: usize = 256;
+/// Messages that are looked through under one lock.
+const SCAN: usize = 1024;
 /// Header fields that are shown.
 const MAX_FIELDS: usize = 200;
 
@@ -28,6 +34,9 @@ pub enum VerbError {
     Interrupted,
 }
 
+/// A message, and whether it matches; `None`: only the envelope in the spool can say.
+type Candidate = (MessageId, Option<bool>);
+
 /// What a verb does to one message that it has claimed.
 #[derive(Debug, Clone)]
 enum Verb {
@@ -40,28 +49,49 @@ impl Queue {
     /// The oldest first.
     pub async fn list(&self, filter: &Filter) -> Result<Vec<Summary>, VerbError> {
         let ids = self.select(filter).await?;
-        let schedule = self.schedule();
-        Ok(ids.into_iter().filter_map(|id| self.summary(&schedule, id)).collect())
+        let mut summaries = Vec::with_capacity(ids.len());
+        for chunk in ids.chunks(CHUNK) {
+            let schedule = self.schedule();
+            summaries.extend(chunk.iter().filter_map(|id| self.summary(&schedule, *id)));
+        }
+        Ok(summaries)
     }
 
     pub async fn show(&self, id: MessageId) -> Result<Detail, VerbError> {
-        let (summary, expires) = {
-            let schedule = self.schedule();
-            let expires = schedule.slot(id).and_then(|slot| slot.expires(self.settings().expiry));
-            (self.summary(&schedule, id).ok_or(VerbError::NotFound(id))?, expires.map(|at| self.clock.at(at)))
-        };
+        let summary = self.summary(&self.schedule(), id).ok_or(VerbError::NotFound(id))?;
         let kept = self.read(id).await?;
         let header = shown_header(&kept.message);
+        let expires = self.expires(&kept);
         Ok(Detail { summary, expires, accepted: kept.accepted, progress: kept.state, header })
+    }
+
+    /// By the clock; [`Life`] may grant more.
+    fn expires(&self, kept: &Kept) -> Option<Timestamp> {
+        let settings = self.settings();
+        let (since, keep) = match &kept.state {
+            state if state.held.is_some() => return None,
+            State { quarantined: Some(quarantined), .. } => (quarantined.since, settings.quarantine_keep),
+            state => (state.revived.unwrap_or(kept.accepted.arrival), settings.expiry),
+        };
+        since.checked_add(keep).ok()
     }
 
     /// Tries at once what waits, whatever its time, and whether or not its destination is down. Asks for routes anew.
     pub async fn flush(&self, filter: &Filter) -> Result<Changed, VerbError> {
         let ids = self.select(filter).await?;
         let mut changed = missing(filter, &ids);
+        for chunk in ids.chunks(CHUNK) {
+            self.flush_chunk(chunk, &mut changed);
+            self.changed.notify_one();
+            tokio::task::yield_now().await;
+        }
+        Ok(changed)
+    }
+
+    fn flush_chunk(&self, ids: &[MessageId], changed: &mut Changed) {
         let now = self.clock.now();
         let mut schedule = self.schedule();
-        for id in ids {
+        for &id in ids {
             match schedule.claim(id, now) {
                 Ok(rest @ (Rest::Waiting(_) | Rest::Ready)) => {
                     if let Some(key) = schedule.slot(id).map(|slot| slot.key.clone()) {
@@ -78,9 +108,6 @@ impl Queue {
                 Err(Refused::NotFound) => changed.missing.push(id),
             }
         }
-        drop(schedule);
-        self.changed.notify_one();
-        Ok(changed)
     }
 
     /// Not tried until it is released.
@@ -202,39 +229,51 @@ impl Queue {
         });
     }
 
-    /// Ids of what matches, the oldest first.
+    /// Ids of what matches, the oldest first. It looks at some, lets others have the lock, and goes on behind those.
     async fn select(&self, filter: &Filter) -> Result<Vec<MessageId>, VerbError> {
-        let now = self.clock.now();
-        let mut candidates: Vec<(MessageId, Option<bool>)> = {
-            let schedule = self.schedule();
-            let one = |id: &MessageId| schedule.slot(*id).map(|slot| (*id, slot));
-            let matching = |(id, slot): (MessageId, &_)| {
-                let candidate = filter.matches(slot, now);
-                candidate.then(|| (id, filter.matches_recipient(slot)))
-            };
-            if filter.ids.is_empty() {
-                schedule.slots().filter_map(matching).collect()
-            } else {
-                filter.ids.iter().filter_map(one).filter_map(matching).collect()
-            }
-        };
-        candidates.sort_unstable_by_key(|(id, _)| *id);
-        candidates.dedup_by_key(|(id, _)| *id);
+        let wanted: BTreeSet<MessageId> = filter.ids.iter().copied().collect();
         let limit = filter.limit.unwrap_or(usize::MAX);
         let mut ids = Vec::new();
-        for (id, known) in candidates {
-            if ids.len() >= limit {
-                break;
+        let mut after = filter.after;
+        while let Some((last, candidates)) = self.candidates(filter, &wanted, after) {
+            for (id, known) in candidates {
+                if ids.len() >= limit {
+                    return Ok(ids);
+                }
+                let matches = match known {
+                    Some(known) => known,
+                    None => self.read(id).await.is_ok_and(|kept| filter.matches_envelope(&kept.accepted)),
+                };
+                if matches {
+                    ids.push(id);
+                }
             }
-            let matches = match known {
-                Some(known) => known,
-                None => self.read(id).await.is_ok_and(|kept| filter.matches_envelope(&kept.accepted)),
-            };
-            if matches {
-                ids.push(id);
-            }
+            after = Some(last);
+            tokio::task::yield_now().await;
         }
         Ok(ids)
+    }
+
+    /// The last of the next [`SCAN`] messages, and those among them that may match.
+    fn candidates(
+        &self,
+        filter: &Filter,
+        wanted: &BTreeSet<MessageId>,
+        after: Option<MessageId>,
+    ) -> Option<(MessageId, Vec<Candidate>)> {
+        let now = self.clock.now();
+        let schedule = self.schedule();
+        let next: Vec<MessageId> = if wanted.is_empty() {
+            schedule.ids_after(after).take(SCAN).collect()
+        } else {
+            wanted.range((after.map_or(Unbounded, Excluded), Unbounded)).take(SCAN).copied().collect()
+        };
+        let last = *next.last()?;
+        let candidates = next.into_iter().filter_map(|id| {
+            let slot = schedule.slot(id).filter(|slot| filter.matches(slot, schedule.kept_by(slot), now))?;
+            Some((id, filter.matches_recipient(slot)))
+        });
+        Some((last, candidates.collect()))
     }
 
     async fn read(&self, id: MessageId) -> Result<Kept, VerbError> {
@@ -247,8 +286,7 @@ impl Queue {
 
     fn summary(&self, schedule: &Schedule, id: MessageId) -> Option<Summary> {
         let slot = schedule.slot(id)?;
-        let down = schedule.down(&slot.key).filter(|_| slot.standing() == Standing::Ready);
-        Some(Summary::new(id, slot, down, &self.clock))
+        Some(Summary::new(id, slot, schedule.kept_by(slot), &self.clock))
     }
 }
 

@@ -9,7 +9,7 @@ mod destination;
 mod place;
 mod slot;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
@@ -46,8 +46,8 @@ pub enum Refused {
 #[derive(Debug)]
 pub struct Schedule {
     settings: Arc<Settings>,
-    /// Boxed: a table that grows must not hold room for twice as many slots.
-    messages: HashMap<MessageId, Box<Slot>>,
+    /// In the order of their ids, so that a list can go on where it stopped. Boxed: nodes have room to spare.
+    messages: BTreeMap<MessageId, Box<Slot>>,
     timers: BTreeSet<(Millis, MessageId)>,
     destinations: HashMap<Arc<str>, Destination>,
     /// When blocked destinations are tried again.
@@ -84,7 +84,7 @@ impl Schedule {
         let special = [&prepare, &overdue].map(|key: &Arc<str>| (key.clone(), Destination::unlimited()));
         Self {
             settings,
-            messages: HashMap::new(),
+            messages: BTreeMap::new(),
             timers: BTreeSet::new(),
             destinations: HashMap::from(special),
             blocks: BTreeSet::new(),
@@ -219,8 +219,10 @@ impl Schedule {
     /// Ends the work on a message. `update` brings what is known of it up to date.
     pub fn finish(&mut self, id: MessageId, rest: Rest, now: Millis, update: impl FnOnce(&mut Slot)) {
         let Some(slot) = self.messages.get_mut(&id) else { return };
-        let (phase, key, tenant) = (slot.phase, slot.key.clone(), slot.tenant.clone());
+        let (phase, key, tenant, born) = (slot.phase, slot.key.clone(), slot.tenant.clone(), slot.born());
         update(slot);
+        // Filed anew by `place`, under the life that it has now.
+        self.ages.remove(&(born, id));
         let new_key = std::mem::replace(&mut slot.key, key.clone());
         if let Phase::Running(lane) = phase {
             self.vacate(&self.line_key(&key, lane), &tenant, lane, now);
@@ -277,12 +279,18 @@ impl Schedule {
         self.destinations.get(key).and_then(|d| d.down.as_ref())
     }
 
+    /// Why a message that is ready is not tried: its destination is down.
+    pub fn kept_by(&self, slot: &Slot) -> Option<&Down> {
+        self.down(&slot.key).filter(|_| matches!(slot.phase, Phase::Ready { lane: Lane::Deliver, .. }))
+    }
+
     pub fn slot(&self, id: MessageId) -> Option<&Slot> {
         self.messages.get(&id).map(Box::as_ref)
     }
 
-    pub fn slots(&self) -> impl Iterator<Item = (MessageId, &Slot)> {
-        self.messages.iter().map(|(id, slot)| (*id, slot.as_ref()))
+    /// Ids later than this one, the oldest first.
+    pub fn ids_after(&self, after: Option<MessageId>) -> impl Iterator<Item = MessageId> {
+        self.messages.range((after.map_or(Unbounded, Excluded), Unbounded)).map(|(id, _)| *id)
     }
 
     /// Messages by standing, in the order of [`Standing::ALL`].

@@ -58,9 +58,12 @@ impl Queue {
             Err(error) => error,
         };
         self.story.unreadable(id, &error);
-        let gone = matches!(error, SpoolError::NotFound(_) | SpoolError::Damaged(_));
-        let later = Rest::Waiting(self.clock.now().saturating_add(60_000));
-        turn.end(if gone { Rest::Gone } else { later }, |_| {});
+        match error {
+            SpoolError::NotFound(_) => turn.end(Rest::Gone, |_| {}),
+            // Accepted mail does not vanish from the list: someone must see it, and delete it.
+            SpoolError::Damaged(_) => turn.end(Rest::Held, |slot| slot.reason = Some(error.to_string().into())),
+            _ => turn.end(Rest::Waiting(self.clock.now().saturating_add(60_000)), |_| {}),
+        }
         None
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::cli::control::{Detail, ErrorKind, RecipientDetail, Request, Response, State, Summary};
+use crate::cli::control::{Detail, ErrorKind, RecipientDetail, Request, Response, Selection, State, Summary};
 use crate::queue::{self, Changed, Filter, Queue, Standing, Status, VerbError};
 
 /// One request. `reload` does what a SIGHUP does.
@@ -12,15 +12,15 @@ pub async fn answer(
     reload: impl Future<Output = Result<String, String>> + Send,
 ) -> Response {
     let inapplicable = match &request {
-        Request::Flush { ids } if !ids.is_empty() => Some("it is held or in quarantine; release it"),
+        Request::Flush { ids, .. } if !ids.is_empty() => Some("it is held or in quarantine; release it"),
         Request::Hold { .. } => Some("it is held or in quarantine already"),
         Request::Release { .. } => Some("it is neither held nor in quarantine"),
         _ => None,
     };
     let result = match request {
-        Request::List { state, tenant, after, limit } => return list(&queue, state, tenant, after, limit).await,
+        Request::List { selection, after, limit } => return list(&queue, selection, after, limit).await,
         Request::Show { id } => return show(&queue, id).await,
-        Request::Flush { ids } => queue.flush(&Filter { ids, ..Filter::default() }).await,
+        Request::Flush { ids, selection } => queue.flush(&Filter { ids, ..to_filter(selection) }).await,
         Request::Hold { id } => queue.hold(&Filter::id(id), "held by the operator").await,
         Request::Release { id } => queue.release(&Filter::id(id)).await,
         Request::Delete { id } => queue.delete(&Filter::id(id)).await,
@@ -39,22 +39,15 @@ pub async fn answer(
     }
 }
 
-async fn list(
-    queue: &Queue,
-    state: Option<State>,
-    tenant: Option<String>,
-    after: Option<crate::mail::MessageId>,
-    limit: u32,
-) -> Response {
-    let filter = Filter { state: state.map(to_standing), tenant: tenant.map(Arc::from), ..Filter::default() };
+async fn list(queue: &Queue, selection: Selection, after: Option<crate::mail::MessageId>, limit: u32) -> Response {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    // One more shows whether there is another page.
+    let filter = Filter { after, limit: Some(limit.saturating_add(1)), ..to_filter(selection) };
     match queue.list(&filter).await {
         Err(error) => failed(&error),
-        Ok(mut all) => {
-            all.retain(|summary| after.is_none_or(|after| summary.id > after));
-            all.sort_by_key(|summary| summary.id);
-            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-            let more = all.len() > limit;
-            Response::Messages { messages: all.into_iter().take(limit).map(summary).collect(), more }
+        Ok(page) => {
+            let more = page.len() > limit;
+            Response::Messages { messages: page.into_iter().take(limit).map(summary).collect(), more }
         }
     }
 }
@@ -63,6 +56,18 @@ async fn show(queue: &Queue, id: crate::mail::MessageId) -> Response {
     match queue.show(id).await {
         Err(error) => failed(&error),
         Ok(detail) => Response::Message { message: Box::new(to_detail(detail)) },
+    }
+}
+
+fn to_filter(selection: Selection) -> Filter {
+    Filter {
+        tenant: selection.tenant.map(Arc::from),
+        sender: selection.from,
+        recipient: selection.to,
+        destination: selection.destination,
+        state: selection.state.map(to_standing),
+        older_than: selection.age,
+        ..Filter::default()
     }
 }
 

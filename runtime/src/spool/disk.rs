@@ -21,6 +21,9 @@ pub trait Disk: Send + Sync + 'static {
     /// Names and octets of the files in a directory.
     fn list(&self, directory: &Path) -> io::Result<Vec<(String, u64)>>;
 
+    /// There is a directory at that path.
+    fn has_directory(&self, path: &Path) -> bool;
+
     /// A new file, for its owner alone; an error when there is one of that name.
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
 
@@ -95,6 +98,10 @@ impl Disk for RealDisk {
             }
         }
         Ok(files)
+    }
+
+    fn has_directory(&self, path: &Path) -> bool {
+        path.is_dir()
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {

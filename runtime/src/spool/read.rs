@@ -1,7 +1,7 @@
 //! Reading a message back. Every octet is checked against its CRC before any is handed out.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -77,7 +77,27 @@ impl Shared {
                 }
             }
         }
-        Err(self.failed(Trouble::Fatal(format!("{} is gone", gone.display()))))
+        Err(self.missing(id, &gone))
+    }
+
+    /// A file is gone to which the index leads. Where it is one body, and all around it is there, that costs this
+    /// message; a segment or a directory that is gone is the disk's trouble, and everybody's.
+    fn missing(&self, id: MessageId, path: &Path) -> SpoolError {
+        // Done meanwhile.
+        let Some(located) = self.locate(id) else { return SpoolError::NotFound(id) };
+        if !self.lacks_only_its_body(id, &located, path) {
+            return self.failed(Trouble::Fatal(format!("{} is gone", path.display())));
+        }
+        self.set_aside(id, &located.entry, located.record.place);
+        SpoolError::Damaged(id)
+    }
+
+    fn lacks_only_its_body(&self, id: MessageId, located: &Located, path: &Path) -> bool {
+        let Entry { body_file, .. } = located.entry;
+        body_file != 0
+            && self.layout.body(id, body_file) == path
+            && self.disk.has_directory(&self.layout.bodies)
+            && self.disk.open(&located.record.path).is_ok()
     }
 
     pub fn locate(&self, id: MessageId) -> Option<Located> {

@@ -212,6 +212,14 @@ impl SimulatedDisk {
         node.pending.clear();
     }
 
+    /// An `rm -rf` of one directory.
+    pub fn remove_directory(&self, path: &Path) {
+        let mut state = self.state();
+        state.names.retain(|name, _| !name.starts_with(path));
+        state.durable_names.retain(|name, _| !name.starts_with(path));
+        state.directories.remove(path);
+    }
+
     /// As an administrator's `rm -rf` does.
     pub fn remove_all(&self) {
         let mut state = self.state();
@@ -279,6 +287,10 @@ impl Disk for SimulatedDisk {
         let inside = state.names.iter().filter(|(path, _)| path.parent() == Some(directory));
         let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
         Ok(inside.map(|(path, node)| (name(path), state.nodes[*node].cached.len() as u64)).collect())
+    }
+
+    fn has_directory(&self, path: &Path) -> bool {
+        self.state().directories.contains(path)
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {

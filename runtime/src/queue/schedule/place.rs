@@ -87,8 +87,7 @@ impl Schedule {
         let before = slot.standing();
         slot.phase = phase;
         let after = slot.standing();
-        // By age, which for one of the future is nought: the arrival as this run sees it.
-        let born = slot.life.reaches(tokio::time::Duration::ZERO);
+        let born = slot.born();
         let kept_back = matches!(after, Standing::Held | Standing::Quarantined);
         self.count(before, false);
         self.count(after, true);

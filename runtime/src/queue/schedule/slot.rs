@@ -134,6 +134,11 @@ impl Slot {
         if next > now { next } else { now.saturating_add(recheck) }
     }
 
+    /// The key of [`Schedule::ages`](super::Schedule): when it came, or 0 where that was before this run.
+    pub(super) fn born(&self) -> Millis {
+        self.life.reaches(Duration::ZERO)
+    }
+
     pub fn standing(&self) -> Standing {
         match self.phase {
             Phase::Ready { .. } | Phase::Nowhere => Standing::Ready,
@@ -141,15 +146,6 @@ impl Slot {
             Phase::Running(_) | Phase::Claimed => Standing::Delivering,
             Phase::Held => Standing::Held,
             Phase::Quarantined(_) => Standing::Quarantined,
-        }
-    }
-
-    /// When its time is over: to be delivered, or to be kept in quarantine. What is held has no such time.
-    pub fn expires(&self, expiry: Duration) -> Option<Millis> {
-        match self.phase {
-            Phase::Held => None,
-            Phase::Quarantined(end) => Some(end),
-            _ => Some(self.life.reaches(expiry)),
         }
     }
 

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use tokio::time::Duration;
 
 use super::super::clock::Clock;
+use super::super::life::Life;
 use super::super::meta::{Accepted, State};
 use super::*;
 use crate::mail::{Envelope, Recipient};
@@ -223,7 +224,8 @@ impl Model {
             Move::Claim(at, rest) if at < self.all.len() => {
                 if self.schedule.claim(self.all[at], self.now).is_ok() {
                     let rest = self.rest(rest);
-                    self.schedule.finish(self.all[at], rest, self.now, |_| {});
+                    let life = Life::begin(self.now);
+                    self.schedule.finish(self.all[at], rest, self.now, |slot| slot.life = life);
                 }
             }
             Move::Answered(n) => self.schedule.destination_answered(&key(n), self.now),
@@ -244,6 +246,8 @@ impl Model {
         assert!(schedule.tenants.values().all(|load| load.running <= schedule.settings.max_per_tenant));
         let homes: usize = schedule.destinations.values().map(|d| d.messages).sum();
         assert_eq!(homes, schedule.messages.len());
+        let [ready, waiting, delivering, ..] = schedule.counts();
+        assert_eq!(schedule.ages.len(), ready + waiting + delivering);
     }
 
     /// Everything that is let go leaves, in bounded time: nothing is stuck in a line.

@@ -25,6 +25,7 @@ struct Inner {
     dead: bool,
     errors: Vec<SpoolError>,
     unhealthy: bool,
+    damaged: BTreeSet<MessageId>,
 }
 
 #[derive(Default)]
@@ -71,6 +72,11 @@ impl MemorySpool {
 
     pub(in crate::queue) fn damage_meta(&self, id: MessageId) {
         self.inner().messages.get_mut(&id).unwrap().meta = bytes::Bytes::from_static(b"{");
+    }
+
+    /// It is there, and can't be read any more.
+    pub(in crate::queue) fn damage(&self, id: MessageId) {
+        self.inner().damaged.insert(id);
     }
 
     pub(in crate::queue) fn recovered(&self) -> Vec<Recovered> {
@@ -131,7 +137,11 @@ impl Spool for MemorySpool {
     }
 
     fn read(&self, id: MessageId) -> Pin<Box<dyn Future<Output = Result<Stored, SpoolError>> + Send + '_>> {
-        let found = self.inner().messages.get(&id).cloned().ok_or(SpoolError::NotFound(id));
+        let inner = self.inner();
+        let found = match inner.messages.get(&id) {
+            Some(_) if inner.damaged.contains(&id) => Err(SpoolError::Damaged(id)),
+            found => found.cloned().ok_or(SpoolError::NotFound(id)),
+        };
         Box::pin(async move { found })
     }
 

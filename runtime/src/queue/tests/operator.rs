@@ -58,6 +58,24 @@ async fn flush_tries_now_even_a_destination_that_is_down() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn mail_for_a_destination_that_is_down_is_listed_as_waiting_for_it() {
+    let bench = Bench::new();
+    bench.hop.report(down);
+    bench.accept(mail(&bench.queue, "a@example.com", &["b@example.org"])).await;
+    bench.pass(10).await;
+    // Never tried itself.
+    let second = bench.accept(mail(&bench.queue, "a@example.com", &["c@example.org"])).await;
+    bench.pass(10).await;
+    assert!(bench.hop.times("c@example.org").is_empty());
+    let of = |state| Filter { state: Some(state), ..Filter::default() };
+    let waiting = bench.queue.list(&of(Standing::Waiting)).await.unwrap();
+    assert_eq!((waiting.len(), waiting[1].id, waiting[1].state), (2, second, Standing::Waiting));
+    let next = waiting[1].next_attempt.unwrap().duration_since(bench.queue.now());
+    assert_eq!(next.as_secs(), 40);
+    assert!(bench.queue.list(&of(Standing::Ready)).await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn g5_a_message_that_is_being_delivered_is_left_alone() {
     let bench = Bench::new();
     *bench.hop.delay.lock().unwrap() = Duration::from_secs(10);
@@ -147,6 +165,43 @@ async fn released_mail_has_all_its_time_before_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_oldest_age_follows_the_next_mail_after_a_release() {
+    let bench = Bench::new();
+    let oldest = || bench.metrics.queue_oldest_seconds.get();
+    let id = waiting(&bench).await;
+    bench.pass(99).await;
+    bench.queue.hold(&Filter::id(id), "x").await.unwrap();
+    bench.pass(100).await;
+    assert_eq!(oldest(), 0.0, "what is held does not count");
+    bench.hop.answer(|to| if to == "b@example.org" { delivered() } else { deferred() });
+    bench.queue.release(&Filter::id(id)).await.unwrap();
+    bench.pass(1).await;
+    assert!(bench.spool.ids().is_empty());
+    bench.accept(mail(&bench.queue, "a@example.com", &["c@example.org"])).await;
+    bench.pass(100).await;
+    assert!((90.0..=100.0).contains(&oldest()), "{}", oldest());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_shows_when_it_expires() {
+    let bench = Bench::new();
+    let id = waiting(&bench).await;
+    let mut kept = mail(&bench.queue, "a@example.com", &["b@example.org"]);
+    kept.accepted.quarantine = Some("spam".to_owned());
+    let quarantined = bench.accept(kept).await;
+    let days = async |id| {
+        let detail = bench.queue.show(id).await.unwrap();
+        detail.expires.map(|at| at.duration_since(detail.accepted.arrival).as_secs() / i64::try_from(DAY).unwrap())
+    };
+    assert_eq!((days(id).await, days(quarantined).await), (Some(5), Some(30)));
+    bench.queue.hold(&Filter::id(id), "x").await.unwrap();
+    assert_eq!(days(id).await, None);
+    bench.pass(2 * DAY).await;
+    bench.queue.release(&Filter::id(id)).await.unwrap();
+    assert_eq!(days(id).await, Some(7), "its time begins anew");
+}
+
+#[tokio::test(start_paused = true)]
 async fn quarantine_is_not_held() {
     let bench = Bench::new();
     let mut kept = mail(&bench.queue, "a@example.com", &["b@example.org"]);
@@ -201,6 +256,55 @@ async fn what_cannot_be_read_is_held_and_can_be_deleted() {
     assert_eq!(only(&again).await.state, Standing::Held);
     assert_eq!(again.queue.delete(&Filter::id(id)).await.unwrap().changed, [id]);
     assert!(again.spool.ids().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_queue_is_listed_page_by_page_and_flushed_whole() {
+    const MAILS: usize = 2500;
+    let bench = Bench::new();
+    bench.hop.answer(|_| deferred());
+    let mut mails: Vec<_> = (0..MAILS).map(|_| mail(&bench.queue, "a@example.com", &["b@example.org"])).collect();
+    mails[2000].accepted.tenant = Some("acme".into());
+    let ids: Vec<_> = mails.iter().map(|mail| mail.id).collect();
+    bench.queue.accept(mails).await.unwrap();
+    bench.pass(1).await;
+    let page = async |after, limit| {
+        let filter = Filter { after, limit: Some(limit), ..Filter::default() };
+        bench.queue.list(&filter).await.unwrap().into_iter().map(|summary| summary.id).collect::<Vec<_>>()
+    };
+    let mut listed = Vec::new();
+    loop {
+        let next = page(listed.last().copied(), 900).await;
+        listed.extend_from_slice(&next);
+        if next.len() < 900 {
+            break;
+        }
+    }
+    assert_eq!(listed, ids);
+    assert_eq!(page(Some(ids[9]), 3).await, ids[10..13]);
+    let named = Filter { ids: ids[..9].to_vec(), after: Some(ids[4]), ..Filter::default() };
+    assert_eq!(bench.queue.list(&named).await.unwrap().len(), 4);
+    let late = Filter { tenant: Some("acme".into()), limit: Some(1), ..Filter::default() };
+    assert_eq!(bench.queue.list(&late).await.unwrap()[0].id, ids[2000]);
+    bench.hop.answer(|_| delivered());
+    assert_eq!(bench.queue.flush(&Filter::default()).await.unwrap().changed, ids);
+    bench.pass(1).await;
+    assert!(bench.spool.ids().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn p3_a_damaged_message_is_held_with_the_reason() {
+    let bench = Bench::new();
+    let id = waiting(&bench).await;
+    bench.spool.damage(id);
+    bench.pass(30 * DAY).await;
+    assert_eq!(bench.hop.sent().len(), 1);
+    let summary = only(&bench).await;
+    let reason = format!("message {id} is damaged on disk and was set aside");
+    assert_eq!((summary.state, summary.reason), (Standing::Held, Some(reason)));
+    assert_eq!(bench.events().iter().filter(|event| *event == "unreadable").count(), 1, "not retried");
+    assert_eq!(bench.queue.delete(&Filter::id(id)).await.unwrap().changed, [id]);
+    assert!(bench.spool.ids().is_empty());
 }
 
 /// Real threads: verbs and deliveries race for the same messages, and each message is delivered once.

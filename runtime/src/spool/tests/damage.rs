@@ -130,6 +130,39 @@ fn a_damaged_or_missing_body_file_is_not_delivered() {
 }
 
 #[test]
+fn a_body_file_that_goes_missing_costs_one_message() {
+    let directory = tempfile::tempdir().unwrap();
+    for gone in ["body", "bodies", "segments"] {
+        let disk = SimulatedDisk::new();
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let (spool, _) =
+            SegmentSpool::open_on(Arc::new(disk.clone()), settings("/spool".into()), metrics.clone()).unwrap();
+        let entry = |id| Content::new(id, 0, 900).entry(id, Some(directory.path()));
+        run(spool.commit(store([entry(1), entry(2)]))).unwrap();
+        let is_first = |path: &&PathBuf| path.starts_with("/spool/bodies") && path.to_string_lossy().contains("1.0");
+        let body = disk.files().keys().find(is_first).unwrap().clone();
+        match gone {
+            "body" => disk.remove(&body).unwrap(),
+            other => disk.remove_directory(&Path::new("/spool").join(other)),
+        }
+        let first = MessageId::from_u64(1);
+        for _ in 0..2 {
+            let error = run(spool.read(first)).unwrap_err();
+            assert_eq!(error == SpoolError::Damaged(first), gone == "body", "{gone}: {error}");
+        }
+        assert_eq!(spool.is_healthy(), gone == "body", "{gone}");
+        if gone == "body" {
+            assert_eq!(metrics.spool_damaged.get(), 1);
+            assert!(disk.files().keys().any(|path| path.starts_with("/spool/corrupt")));
+            assert_eq!(Content::of(&run(spool.read(MessageId::from_u64(2))).unwrap()), Content::new(2, 0, 900));
+            run(spool.commit(store([entry(3)]))).unwrap();
+            run(spool.commit(done(1))).unwrap();
+            assert!(spool.is_healthy(), "its end does not ask for the body");
+        }
+    }
+}
+
+#[test]
 fn a_mail_can_not_pass_for_a_record() {
     // A sender who knows the format, but not the salt, puts records into a mail whose own header then goes bad.
     let disk = SimulatedDisk::new();
