@@ -51,10 +51,21 @@ struct Terms {
 
 /// Why a target did not take the mail.
 enum Refusal {
-    /// It had no say in the matter: another host may.
+    /// It could not be brought to the point where mail can be sent: another host may.
+    Unreachable(Failure),
+    /// It did not take this mail's MAIL; another host may. Of other mail this says nothing: were the host down for it, a
+    /// sender whom it does not like would hold up the mail of all.
     TryNext(Failure),
     /// It was in the middle of it.
     Final(Failure),
+}
+
+impl Refusal {
+    fn into_failure(self) -> Failure {
+        match self {
+            Self::Unreachable(failure) | Self::TryNext(failure) | Self::Final(failure) => failure,
+        }
+    }
 }
 
 impl NextHop for Delivery {
@@ -146,7 +157,7 @@ impl Delivery {
     async fn by_smtp(&self, live: &Live, job: &Job, mut search: Search<'_>, name: &str, terms: &Terms) -> Report {
         let mail = Outgoing::new(&job.envelope, &job.message);
         let mut outcomes: Outcomes = vec![None; job.envelope.recipients.len()];
-        let (mut deferred, mut failed) = (None, None);
+        let (mut deferred, mut failed, mut reached) = (None, None, false);
         let mut left = live.settings.max_mx.max(1);
         'search: while let Some(mut targets) = search.next().await {
             targets.sort_by_key(|target| !self.pool.has(&terms.key(target)));
@@ -158,15 +169,18 @@ impl Delivery {
                 match self.try_target(live, &target, &mail, terms, &mut outcomes).await {
                     Ok(()) => return report(outcomes, &misrouted("No outcome"), false),
                     Err(Refusal::Final(failure)) => return report(outcomes, &failure.outcome(&target.host), false),
-                    Err(Refusal::TryNext(failure)) => match failure.outcome(&target.host) {
-                        outcome @ Outcome::Failed(_) => failed = Some(outcome),
-                        outcome => deferred = Some(outcome),
-                    },
+                    Err(refusal) => {
+                        reached |= matches!(refusal, Refusal::TryNext(_));
+                        match refusal.into_failure().outcome(&target.host) {
+                            outcome @ Outcome::Failed(_) => failed = Some(outcome),
+                            outcome => deferred = Some(outcome),
+                        }
+                    }
                 }
             }
         }
         let outcome = deferred.or_else(|| search.temporary(name)).or(failed).unwrap_or_else(|| search.verdict(name));
-        let down = matches!(outcome, Outcome::Deferred(_));
+        let down = !reached && matches!(outcome, Outcome::Deferred(_));
         report(outcomes, &outcome, down)
     }
 
@@ -193,7 +207,7 @@ impl Delivery {
         let opened = self.open(live, target, terms).await;
         let result = if opened.is_ok() { "ok" } else { "failed" };
         self.metrics.next_hop_connections.with_label_values(&[result]).inc();
-        self.send(live, &key, opened.map_err(Refusal::TryNext)?, mail, outcomes).await
+        self.send(live, &key, opened.map_err(Refusal::Unreachable)?, mail, outcomes).await
     }
 
     async fn send(
