@@ -46,7 +46,7 @@ pub struct Job {
 #[derive(Debug, Clone)]
 pub struct Report {
     pub outcomes: Vec<Outcome>,
-    /// No host of the destination could be reached, or none took mail at all: what else waits for it need not be tried now.
+    /// No host of the destination got as far as MAIL: what else waits for it need not be tried now.
     pub destination_down: bool,
 }
 

@@ -59,10 +59,21 @@ struct Terms {
 
 /// Why a target did not take the mail.
 enum Refusal {
-    /// It had no say in the matter: another host may.
+    /// It could not be brought to the point where mail can be sent: another host may.
+    Unreachable(Failure),
+    /// It did not take this mail's MAIL; another host may. Of other mail this says nothing: were the host down for it, a
+    /// sender whom it does not like would hold up the mail of all.
     TryNext(Failure),
     /// It was in the middle of it.
     Final(Failure),
+}
+
+impl Refusal {
+    fn into_failure(self) -> Failure {
+        match self {
+            Self::Unreachable(failure) | Self::TryNext(failure) | Self::Final(failure) => failure,
+        }
+    }
 }
 
 impl NextHop for Delivery {
@@ -168,7 +179,7 @@ impl Delivery {
         let mut lacking: Outcomes = vec![None; job.envelope.recipients.len()];
         // Hosts that lack something: their other addresses will not have it.
         let mut unfit: Vec<String> = Vec::new();
-        let (mut deferred, mut failed) = (None, None);
+        let (mut deferred, mut failed, mut reached) = (None, None, false);
         let mut left = live.settings.max_mx.max(1);
         'search: while let Some(mut targets) = search.next().await {
             targets.sort_by_key(|target| !self.pool.has(&live.key(target, terms)));
@@ -187,15 +198,18 @@ impl Delivery {
                     }
                     Ok(_) => return report(outcomes, &misrouted("No outcome"), false),
                     Err(Refusal::Final(failure)) => return report(outcomes, &failure.outcome(&target.host), false),
-                    Err(Refusal::TryNext(failure @ Failure::OwnHost)) => {
-                        // RFC 5321 §5.1: from ourselves on, no exchange is better.
+                    // RFC 5321 §5.1: from ourselves on, no exchange is better.
+                    Err(Refusal::Unreachable(failure @ Failure::OwnHost)) => {
                         failed = Some(failure.outcome(&target.host));
                         break 'search;
                     }
-                    Err(Refusal::TryNext(failure)) => match failure.outcome(&target.host) {
-                        outcome @ Outcome::Failed(_) => failed = Some(outcome),
-                        outcome => deferred = Some(outcome),
-                    },
+                    Err(refusal) => {
+                        reached |= matches!(refusal, Refusal::TryNext(_));
+                        match refusal.into_failure().outcome(&target.host) {
+                            outcome @ Outcome::Failed(_) => failed = Some(outcome),
+                            outcome => deferred = Some(outcome),
+                        }
+                    }
                 }
             }
         }
@@ -207,7 +221,7 @@ impl Delivery {
             }
         }
         let outcome = later.or(failed).unwrap_or_else(|| search.verdict(name));
-        let down = unfit.is_empty() && matches!(outcome, Outcome::Deferred(_));
+        let down = !reached && unfit.is_empty() && matches!(outcome, Outcome::Deferred(_));
         report(outcomes, &outcome, down)
     }
 
@@ -236,7 +250,7 @@ impl Delivery {
         let opened = self.open(live, target, terms).await;
         let result = if opened.is_ok() { "ok" } else { "failed" };
         self.metrics.next_hop_connections.with_label_values(&[result]).inc();
-        self.send(live, &key, opened.map_err(Refusal::TryNext)?, mail, outcomes).await
+        self.send(live, &key, opened.map_err(Refusal::Unreachable)?, mail, outcomes).await
     }
 
     async fn send(

@@ -18,7 +18,7 @@ impl fmt::Display for CountersFull {
 impl std::error::Error for CountersFull {}
 
 /// Adds `by` to the count of `key` in the running window of `seconds`, and gives the count after it. Windows start at
-/// whole multiples of their length, so one of 60 ends at the full minute. `by` 0 only reads.
+/// whole multiples of their length, so one of 60 ends at the full minute; the longest has 48 hours. `by` 0 only reads.
 pub fn add(key: &str, by: u64, seconds: u32) -> Result<u64, CountersFull> {
     sys::counter_add(key, by, seconds)
 }

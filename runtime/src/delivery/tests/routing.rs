@@ -139,6 +139,24 @@ async fn when_no_exchange_takes_mail() {
     }
 }
 
+/// Else ten mails of such senders would hold up all mail to that host for hours: each of them would be the one that
+/// tries it for all.
+#[tokio::test]
+async fn a_mail_that_a_host_will_not_have_does_not_make_it_down() {
+    for (after, expected) in
+        [("S: 421 4.7.0 not you\nend", "deferred 421 4.7.0 remote"), ("close", "deferred 451 4.4.2 own")]
+    {
+        let script = format!("{GREET}C: MAIL*\nC: RCPT*\nC: DATA\n{after}");
+        let servers = Servers::start(&[("127.0.0.2", &[&script])]).await;
+        let dns = Responder::start().await;
+        dns.a("them.example", &["127.0.0.2"]);
+        let (delivery, _) = delivery(&dns, settings(servers.port));
+        assert_eq!(summary(&delivery.deliver(mx("them.example")).await), expected);
+        drop(delivery);
+        servers.finish().await;
+    }
+}
+
 #[tokio::test]
 async fn both_families_are_tried() {
     let taking = taking();

@@ -489,10 +489,14 @@ pub(crate) fn table_match_ip(table: &str, address: IpAddr) -> Result<Option<Stri
     })
 }
 
+/// Windows of 48 hours at most, as in the gateway.
+const MAX_WINDOW: u32 = 48 * 3600;
+
 pub(crate) fn counter_add(key: &str, by: u64, seconds: u32) -> Result<u64, CountersFull> {
     let world = current();
     let mut state = world.state();
-    let window = state.clock / (u64::from(seconds.max(1)) * 1000);
+    let seconds = seconds.clamp(1, MAX_WINDOW);
+    let window = state.clock / (u64::from(seconds) * 1000);
     let place = (key.to_owned(), seconds);
     if by > 0 && state.counters_full && !state.counters.contains_key(&place) {
         return Err(CountersFull);
