@@ -99,6 +99,9 @@ fn run(
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let server = Server::start(&settings, Some(config.clone()), log, metrics, compiler()).await?;
+        for (name, address) in server.addresses() {
+            tracing::info!(%address, "listener {name} takes mail");
+        }
         started(&server, &settings);
         let mut signals = Signals::new()?;
         until_stopped(&server, config, &mut signals).await;

@@ -38,11 +38,12 @@ use crate::host::{self, Compiler, Counters, Host, HostError};
 use crate::log::{EventLog, Record};
 use crate::metrics::Metrics;
 use crate::pipeline::{Chains, Clerk, Direction, Event, Stage};
-use crate::queue::Queue;
+use crate::queue::{Filter, Queue};
 use crate::session::connection::Context;
 use crate::session::machine::Gateway;
 use crate::smtp::Reply;
 use crate::spool::{Recovered, SegmentSpool, Spool, SpoolError};
+use crate::tenancy::{Directory, Tenant};
 
 /// Events for the `event` hook that wait to be told; those beyond are not told.
 const MAX_EVENTS: usize = 4096;
@@ -53,6 +54,8 @@ const MAX_TELLING: usize = 64;
 pub enum ServerError {
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    #[error("the spool directory {} is not there: make it, or mount its disk", .0.display())]
+    NoSpool(PathBuf),
     #[error("spool: {0}")]
     Spool(#[from] SpoolError),
     #[error("{0}")]
@@ -316,9 +319,21 @@ impl Reloader {
         self.delivery.reload(setup::delivery(&settings)).map_err(|error| error.to_string())?;
         self.queue.configure(setup::queue(&settings));
         self.limits.store(Arc::new(setup::connections(&settings)));
-        self.gateway.current.store(Arc::new(setup::snapshot(&settings, self.incoming.clone(), chains)));
+        let new = Arc::new(setup::snapshot(&settings, self.incoming.clone(), chains));
+        let old = self.gateway.current.swap(new.clone());
+        self.try_moved(&old.directory, &new.directory).await;
         self.gateway.clerk.log.emit(Record::new("reloaded"));
         Ok(format!("the config is in force; {RESTART} change with a restart"))
+    }
+
+    /// A changed destination takes effect at once, also for what waits because the old one is down (R14).
+    async fn try_moved(&self, old: &Directory, new: &Directory) {
+        for tenant in moved(old, new) {
+            let waiting = Filter { tenant: Some(tenant.clone()), ..Filter::default() };
+            if let Err(error) = self.queue.flush(&waiting).await {
+                tracing::error!(%error, %tenant, "mail for a new destination waits for its next attempt");
+            }
+        }
     }
 }
 
@@ -336,11 +351,22 @@ fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
     Ok((socket, bound))
 }
 
+/// Tenants whose mail goes somewhere else than before.
+fn moved(old: &Directory, new: &Directory) -> Vec<Arc<str>> {
+    let routes = |tenant: &Arc<Tenant>| (tenant.destination.clone(), tenant.outbound.clone());
+    let has_moved = |tenant: &&Arc<Tenant>| old.tenant(&tenant.name).is_some_and(|old| routes(old) != routes(tenant));
+    new.tenants().filter(has_moved).map(|tenant| tenant.name.clone()).collect()
+}
+
 async fn open_spool(
     settings: &Settings,
     metrics: Arc<Metrics>,
 ) -> Result<(Arc<SegmentSpool>, Vec<Recovered>), ServerError> {
     let settings = setup::spool(settings);
+    if !settings.directory.is_dir() {
+        // It is not made here: what is missing may be a disk that was not mounted (D5).
+        return Err(ServerError::NoSpool(settings.directory));
+    }
     let open = tokio::task::spawn_blocking(move || SegmentSpool::open(settings, metrics));
     Ok(open.await.map_err(|_| ServerError::Interrupted)??)
 }
