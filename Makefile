@@ -5,14 +5,15 @@ CARGO ?= cargo
 TEST_FLAGS ?=
 RUN_FLAGS ?=
 
-.PHONY: bench run test build plugins lint test-crash fuzz clean need-rust
+.PHONY: bench run test build plugins lint test-crash clean need-rust
 
 run: plugins
 	$(CARGO) run --quiet --package postern -- localserve $(RUN_FLAGS)
 
 test: plugins
 	$(CARGO) build --package postern
-	$(CARGO) test --workspace $(TEST_FLAGS)
+	$(CARGO) test --workspace --doc $(TEST_FLAGS)
+	$(CARGO) test --workspace --lib --bins --tests $(TEST_FLAGS)
 
 build: plugins
 	$(CARGO) build --release --package postern
@@ -30,7 +31,7 @@ lint: plugins
 # 200 kills instead of the 20 of `make test`.
 test-crash: plugins
 	$(CARGO) build --package postern
-	POSTERN_CRASH_ROUNDS=200 $(CARGO) test --package postern-tests -- crash --nocapture
+	POSTERN_CRASH_ROUNDS=200 $(CARGO) test --package postern-tests --test suite -- crash --nocapture
 
 # What single steps cost; the comparison with other servers is still to come.
 bench: plugins
