@@ -21,6 +21,9 @@ const ROUNDS: usize = 20;
 /// Far more than any of the waits below needs; it only keeps a broken gateway from hanging the test.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// For the banner; a client that does not get it tries again.
+const GREETING: Duration = Duration::from_secs(2);
+
 /// Counts copies of each id; waiters hear of every change.
 #[derive(Default)]
 struct Book {
@@ -109,9 +112,11 @@ fn send_on_one_connection(
     stop: &AtomicBool,
 ) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    // A listener that dies in the middle of a handshake can leave the client with a connection to nobody.
+    stream.set_read_timeout(Some(GREETING))?;
     let mut lines = BufReader::new(stream.try_clone()?);
     expect(&mut lines, "220")?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(b"EHLO client.example\r\n")?;
     expect(&mut lines, "250")?;
     while !stop.load(Ordering::Relaxed) {
@@ -142,8 +147,12 @@ fn expect(lines: &mut impl std::io::BufRead, code: &str) -> std::io::Result<()> 
     }
 }
 
+/// A port that the system does not give to clients: one of those, connecting again and again while nobody listens, would
+/// in the end be given that very port and be connected to itself.
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    let ports = std::iter::repeat_with(|| rand::rng().random_range(10_000..30_000));
+    let mut free = ports.filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
+    free.next().unwrap().local_addr().unwrap()
 }
 
 fn config(directory: &Path, listen: SocketAddr, sink: SocketAddr) -> String {
