@@ -102,7 +102,7 @@ impl Reply {
         self.class() == 5
     }
 
-    /// RFC 5321 §3.8: after 221, 421 and 554 at the banner the channel is closed by us.
+    /// The text, line by line, without codes.
     pub fn lines(&self) -> impl Iterator<Item = &str> {
         self.lines.iter().map(String::as_str)
     }
