@@ -68,6 +68,10 @@ metrics! {
     plugin_failures: IntCounterVec = "postern_plugin_failures_total" ["plugin", "cause"];
     /// 1 while a plugin's circuit breaker is open.
     plugin_breaker_open: IntGaugeVec = "postern_plugin_breaker_open" ["plugin"];
+    /// Changes of plugins in the running gateway, by action (installed, enabled, disabled, rolled-back, rolled-back-by-itself, removed).
+    plugin_changes: IntCounterVec = "postern_plugin_changes_total" ["action"];
+    /// Reloads of the config, by result (ok, refused).
+    reloads: IntCounterVec = "postern_reloads_total" ["result"];
     /// Counters that plugins keep of their own.
     plugin_custom: IntCounterVec = "postern_plugin_custom_total" ["plugin", "name"];
     /// Batches written to the spool with one sync each, by result (ok, failed).
