@@ -82,11 +82,11 @@ fn settings(arguments: &Arguments) -> Result<(Option<String>, PathBuf), CliError
     if !arguments.grants.is_empty() {
         let grants: Vec<_> = arguments.grants.iter().map(quoted).collect();
         // Writing to a String can't fail.
-        let _ = write!(text, "grants = [{}]\n", grants.join(", "));
+        let _ = writeln!(text, "grants = [{}]", grants.join(", "));
     }
     for (key, value) in [("direction", &arguments.direction), ("on_failure", &arguments.on_failure)] {
         if let Some(value) = value {
-            let _ = write!(text, "{key} = {}\n", quoted(value));
+            let _ = writeln!(text, "{key} = {}", quoted(value));
         }
     }
     let Some(path) = &arguments.settings else {

@@ -279,7 +279,7 @@ async fn load_one(host: &Host, plugin: &Arc<settings::Plugin>, source: Arc<[u8]>
 async fn load_tables(plugin: &Arc<settings::Plugin>) -> Result<Arc<Tables>, PluginError> {
     let (name, plugin) = (plugin.name.clone(), plugin.clone());
     let read = tokio::task::spawn_blocking(move || tables(&plugin)).await;
-    read.unwrap_or_else(|_| Err(PluginError::Interrupted { name }))
+    read.unwrap_or(Err(PluginError::Interrupted { name }))
 }
 
 /// Stands where a plugin should: it never answers, so its place's failure policy speaks.

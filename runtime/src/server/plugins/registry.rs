@@ -83,10 +83,10 @@ impl Registry {
         for path in entries.flatten().map(|entry| entry.path()) {
             let digest = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
             let whole = path.extension().is_some_and(|extension| extension == "wasm");
-            if !whole || !record.digests().any(|known| **known == *digest) {
-                if let Err(error) = std::fs::remove_file(&path) {
-                    tracing::warn!(path = %path.display(), %error, "an old version of a plugin can't be removed");
-                }
+            if (!whole || !record.digests().any(|known| **known == *digest))
+                && let Err(error) = std::fs::remove_file(&path)
+            {
+                tracing::warn!(path = %path.display(), %error, "an old version of a plugin can't be removed");
             }
         }
     }
