@@ -152,7 +152,7 @@ async fn w3_the_breaker_opens_and_recovers() {
     let bench = bench(Settings { breaker, ..small() }, Names::Nobody);
     // Traps where the session's helo is absent; at `mail-from` it is well.
     let plugin = bench.load(Guest::new().at("connect", "unreachable").at("helo", "")).await.unwrap();
-    let open = || bench.metrics.plugin_breaker_open.with_label_values(&["guest"]).get();
+    let open = || bench.metrics.plugin_breaker_open.with_label_values(&["guest", "tenant:acme"]).get();
     for _ in 0..3 {
         assert_eq!(ask(&plugin, Stage::Connect).await.unwrap_err().cause, Cause::Trap);
     }

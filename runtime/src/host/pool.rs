@@ -62,7 +62,6 @@ impl Pool {
         }
     }
 
-    #[cfg(test)]
     pub fn idle(&self) -> usize {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).len()
     }

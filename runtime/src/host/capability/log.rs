@@ -7,6 +7,7 @@ use super::super::limits::Limits;
 use super::super::state::CallState;
 use super::cut;
 use crate::log::Record;
+use crate::pipeline::Capability;
 
 /// What a call may still write.
 pub(in super::super) struct LogBudget {
@@ -57,7 +58,7 @@ impl CallState {
 
 impl Host for CallState {
     fn write(&mut self, level: Level, text: String) -> Result<()> {
-        self.enter(text.len())?;
+        self.enter(Capability::Log, text.len())?;
         let level = match level {
             Level::Debug => "debug",
             Level::Info => "info",
