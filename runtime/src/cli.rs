@@ -6,6 +6,7 @@
 pub mod check;
 pub mod control;
 pub mod password;
+pub mod plugin;
 pub mod queue;
 pub mod reload;
 pub mod terminal;
@@ -63,6 +64,9 @@ pub enum Tool {
     /// Look at waiting mail and change what becomes of it.
     #[command(subcommand)]
     Queue(Queue),
+    /// Look at plugins.
+    #[command(subcommand)]
+    Plugin(plugin::Plugin),
     /// Tell the story of one message, from the event log.
     Trace {
         #[arg(value_name = "ID", value_parser = message_id)]
@@ -160,6 +164,7 @@ pub fn run(tool: &Tool, context: &Context<'_>, streams: &mut Streams<'_>) -> u8 
         Tool::Check => check::run(context, streams),
         Tool::Reload => reload::run(context, streams),
         Tool::Queue(queue) => queue::run(queue, context, streams),
+        Tool::Plugin(plugin) => plugin::run(plugin, context, streams),
         Tool::Trace { id } => trace::run(*id, context, streams),
         Tool::Password => password::run(context, streams),
     };

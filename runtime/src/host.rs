@@ -49,7 +49,8 @@ pub use capability::Services;
 pub use capability::dns::{self, NameService};
 pub use component::cache::CacheError;
 pub use component::compile::{CompileError, Compiler, SUBCOMMAND, compile_child_main};
-pub use component::{ContentDigest, ContractError, SourceError};
+pub use component::inspect::{Findings, inspect};
+pub use component::{ContentDigest, ContractError, SourceError, read_source};
 pub use counter::Counters;
 pub use engine::EngineSettings;
 pub use limits::Limits;
@@ -216,7 +217,10 @@ impl Host {
         let component = self.component(&settings.source, digest).await?;
         let contract = Contract::read(&self.engine, &component)?;
         contract.check_grants(&environment.grants)?;
-        let pre = self.linker.instantiate_pre(&component).map_err(|error| LoadError::Link(format!("{error:#}")))?;
+        let pre = match self.linker.instantiate_pre(&component) {
+            Ok(pre) => pre,
+            Err(error) => return Err(LoadError::Link(misfit(settings.source, format!("{error:#}")).await)),
+        };
         let exports = Exports::find(&component);
         if let Some(stage) = exports.missing(contract.stages) {
             return Err(LoadError::Link(format!("on-{stage} is exported without its function")));
@@ -320,6 +324,15 @@ impl Host {
         let cache = self.cache.clone()?;
         let engine = self.engine.clone();
         tokio::task::spawn_blocking(move || cache.load(&engine, &digest)).await.ok().flatten()
+    }
+}
+
+/// Why it can't be linked: by the names of the contract where they tell it, else as the engine has it.
+async fn misfit(source: Arc<[u8]>, error: String) -> String {
+    let found = tokio::task::spawn_blocking(move || inspect(&source)).await;
+    match found {
+        Ok(Ok(Findings { differences, .. })) if !differences.is_empty() => differences.join("; "),
+        _ => error,
     }
 }
 
