@@ -36,6 +36,8 @@ pub(super) struct CallState {
     pub environment: Arc<Environment>,
     pub meter: Meter,
     pub log: LogBudget,
+    /// What it wrote last at level `error`: when it traps next, this is why (the SDK's panics).
+    pub last_error: Option<String>,
     /// The mail that the log lines are about.
     pub mail_id: Option<MessageId>,
     /// `None` where no mail is judged: at load, and when an event is told.
@@ -81,6 +83,7 @@ impl CallState {
             environment,
             meter: Meter::new(limits.clone()),
             log: LogBudget::new(limits),
+            last_error: None,
             mail_id: None,
             asked: None,
         };
@@ -97,6 +100,7 @@ impl CallState {
     pub fn begin(&mut self, asked: Option<Asked>, mail_id: Option<MessageId>) {
         self.meter.restart();
         self.log = LogBudget::new(self.meter.limits());
+        self.last_error = None;
         self.mail_id = mail_id;
         self.asked = asked;
     }

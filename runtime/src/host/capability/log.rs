@@ -9,6 +9,9 @@ use super::cut;
 use crate::log::Record;
 use crate::pipeline::Capability;
 
+/// Octets of the last error that a failure tells again.
+const MAX_LAST_ERROR: usize = 480;
+
 /// What a call may still write.
 pub(in super::super) struct LogBudget {
     octets: usize,
@@ -65,6 +68,9 @@ impl Host for CallState {
             Level::Warn => "warn",
             Level::Error => "error",
         };
+        if level == "error" {
+            self.last_error = Some(cut(&text, MAX_LAST_ERROR).to_owned());
+        }
         if let Some(text) = self.log.take(&text) {
             let record = self.record("plugin-log").text("level", level).text("text", text);
             self.environment.services.log.emit(record);
