@@ -259,7 +259,7 @@ async fn what_is_wrong_is_refused_and_changes_nothing() {
         ("no WebAssembly", b"#!/bin/sh\nrm -rf /\n".to_vec(), None, "not WebAssembly"),
         ("nothing", Vec::new(), None, "not WebAssembly"),
         ("machine code", b"\x7fELF\x02\x01\x01\0 and so on".to_vec(), None, "precompiled code"),
-        ("cut off", cut, None, "can't be made a component"),
+        ("cut off", cut, None, "damaged, or cut off"),
         ("of the future", future(), None, "this gateway knows 0.1.0"),
         ("not granted", access(3), Some(good.replace("grants = [\"tables\"]", "")), "add \"tables\" to `grants`"),
         ("refuses its config", access(3), Some(good.replace("reject", "dance")), "it refuses its config"),
@@ -412,7 +412,7 @@ async fn what_can_not_be_loaded_at_a_start_defers_its_own_tenants_mail_only() {
     install(&scene, access(1), Some(&refusing("smith@client.example"))).await.unwrap();
     let digest = shown(&scene).unwrap().state.digest.unwrap();
     let component = directory.path().join(format!("spool/plugins/versions/{digest}.wasm"));
-    std::fs::write(&component, "a bad disk").unwrap();
+    std::fs::write(&component, access(7)).unwrap();
     let scene = scene.restart(directory.path()).await.unwrap();
     let state = shown(&scene).unwrap().state;
     assert!(state.broken.unwrap().contains("install it again"));

@@ -345,8 +345,6 @@ async fn tell(gateway: &Gateway, tenant: Option<&Arc<str>>, direction: Direction
     ];
     for entry in scoped.into_iter().flatten().flat_map(|chain| chain.at(Stage::Event, direction)) {
         if let Err(failure) = entry.filter.tell(event.clone()).await {
-            let failures = &gateway.clerk.metrics.plugin_failures;
-            failures.with_label_values(&[&*entry.name, failure.cause.name()]).inc();
             let record = Record::new("plugin").id(event.id).text("stage", Stage::Event).text("plugin", &entry.name);
             gateway.clerk.log.emit(record.text("failure", failure.cause.name()).text("detail", &failure.detail));
         }

@@ -20,7 +20,7 @@ use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 
 use crate::config::value::FromText as _;
-use crate::host::check_size;
+use crate::host::{Accounts, check_size};
 use crate::mail::MessageId;
 
 /// Octets of a request's line.
@@ -36,7 +36,7 @@ pub const MAX_IDS: usize = 1000;
 const MAX_CONNECTIONS: usize = 16;
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long the gateway may take to compile and try out a component.
+/// How long the gateway may take for what may have to compile components and try them out.
 const INSTALLING: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +91,10 @@ pub enum Request {
         scope: String,
         name: String,
         enabled: bool,
+    },
+    /// Answered with `Usage`; of all scopes without one.
+    PluginUsage {
+        scope: Option<String>,
     },
     PluginRollback {
         scope: String,
@@ -147,6 +151,9 @@ pub enum Response {
     },
     Plugin {
         plugin: Box<plugin::Detail>,
+    },
+    Usage {
+        usage: Accounts,
     },
     Done {
         /// How many messages it concerned.
@@ -291,15 +298,27 @@ impl Client {
         line.push(b'\n');
         self.stream.get_mut().write_all(&line)?;
         if let Request::PluginInstall { source, .. } = request {
-            self.stream.get_ref().set_read_timeout(Some(INSTALLING))?;
             self.stream.get_mut().write_all(source)?;
         }
+        self.stream.get_ref().set_read_timeout(Some(patience(request)))?;
         line.clear();
         (&mut self.stream).take(MAX_RESPONSE).read_until(b'\n', &mut line)?;
         if line.is_empty() {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
         serde_json::from_slice(&line).map_err(|_| ControlError::Garbled)
+    }
+}
+
+/// How long the gateway may take to answer.
+fn patience(request: &Request) -> Duration {
+    match request {
+        Request::Reload
+        | Request::PluginInstall { .. }
+        | Request::PluginSwitch { .. }
+        | Request::PluginRollback { .. }
+        | Request::PluginRemove { .. } => INSTALLING,
+        _ => PATIENCE,
     }
 }
 

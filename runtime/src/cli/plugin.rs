@@ -1,7 +1,9 @@
 //! `postern plugin …`: from an empty folder to a plugin that judges mail.
 
+pub mod inspect;
 pub mod install;
 pub mod installed;
+pub mod usage;
 
 use clap::{Args, Subcommand};
 
@@ -9,9 +11,12 @@ use super::control::plugin::State;
 use super::control::{Client, Request, Response};
 use super::terminal::printable;
 use super::{CliError, Context, OK, Streams};
+use crate::host::BreakerState;
 
 #[derive(Debug, Subcommand)]
 pub enum Plugin {
+    /// Show what a plugin's file exports, asks for, and whether it fits this gateway.
+    Inspect(inspect::Inspect),
     /// Put a component in force in the running gateway; the version before is kept.
     Install(Box<install::Arguments>),
     /// List the plugins and what each is doing.
@@ -22,6 +27,12 @@ pub enum Plugin {
     },
     /// Show one plugin: its grants, its settings, its versions.
     Show(One),
+    /// Say what the plugins have used since the gateway started: calls, CPU, memory, calls to the host, by plugin and scope.
+    Usage {
+        /// Only those of this scope.
+        #[arg(long, value_name = "SCOPE")]
+        scope: Option<String>,
+    },
     /// Put a plugin into the chain of a scope: its own, or an available one of a scope above.
     Enable(One),
     /// Take a plugin out of the chain of a scope; mail is not judged by it any more.
@@ -46,8 +57,10 @@ pub(super) fn run(plugin: &Plugin, context: &Context<'_>, streams: &mut Streams<
         |one: &One, enabled| Request::PluginSwitch { scope: one.scope.clone(), name: one.name.clone(), enabled };
     let named = |one: &One| (one.scope.clone(), one.name.clone());
     match plugin {
+        Plugin::Inspect(inspect) => return inspect::run(inspect, context, streams),
         Plugin::Install(arguments) => return install::run(arguments, context, streams),
         Plugin::List { scope } => return installed::list(scope.as_deref(), context, streams),
+        Plugin::Usage { scope } => return usage::run(scope.as_deref(), context, streams),
         Plugin::Show(one) => return installed::show(one, context, streams),
         Plugin::Enable(one) => done(&switch(one, true), context, streams)?,
         Plugin::Disable(one) => done(&switch(one, false), context, streams)?,
@@ -85,6 +98,7 @@ fn condition(state: &State) -> &'static str {
     match state {
         State { broken: Some(_), .. } => "broken",
         State { chains, .. } if chains.is_empty() => "off",
+        State { activity: Some(activity), .. } if activity.breaker != BreakerState::Closed => "failing",
         State { on_trial: Some(_), .. } => "on trial",
         _ => "on",
     }

@@ -35,6 +35,10 @@ async fn w8_what_is_no_plugin_says_what_to_do() {
     assert!(matches!(component(wasi).await, LoadError::Contract(ContractError::Wasi(_))));
     let hollow = r#"(component (instance $i) (export "postern:plugin/on-helo@0.1.0" (instance $i)))"#;
     assert!(matches!(component(hollow).await, LoadError::Link(_)));
+    let import = r#"(component (import "postern:plugin/config@0.1.0" (instance (export "json" (func (result u32)))))
+        (instance $i) (export "postern:plugin/on-helo@0.1.0" (instance $i)))"#;
+    let error = component(import).await.to_string();
+    assert!(error.contains("imports config with another type: json: result: u32, the contract has string"), "{error}");
     let other_type = r#"(component (core module $m (func (export "f"))) (core instance $m (instantiate $m))
         (func $f (canon lift (core func $m "f"))) (instance $i (export "judge" (func $f)))
         (export "postern:plugin/on-helo@0.1.0" (instance $i)))"#;

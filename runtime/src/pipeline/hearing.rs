@@ -283,7 +283,6 @@ impl Hearing {
             record = record.text("reason", reason);
         }
         if let Some(failure) = failure {
-            metrics.plugin_failures.with_label_values(&[name, failure.cause.name()]).inc();
             record = record.text("failure", failure.cause.name()).text("detail", &failure.detail);
         }
         clerk.log.emit(record);

@@ -36,6 +36,10 @@ pub async fn answer(request: Request, queue: Arc<Queue>, live: Arc<Live>) -> Res
             let plugins = live.plugins(scope.as_deref());
             return plugins.map_or_else(refused, |plugins| Response::Plugins { plugins });
         }
+        Request::PluginUsage { scope } => {
+            let usage = live.usage(scope.as_deref());
+            return usage.map_or_else(refused, |usage| Response::Usage { usage });
+        }
         Request::PluginShow { scope, name } => {
             let plugin = live.plugin(&scope, &name);
             return plugin.map_or_else(refused, |plugin| Response::Plugin { plugin: Box::new(plugin) });

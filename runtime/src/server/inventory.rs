@@ -8,6 +8,7 @@ use super::plugins::record::Entry;
 use super::verbs::{chain, places};
 use crate::cli::control::plugin::{Detail, State, Version};
 use crate::config::settings::{Plugin, PluginSource};
+use crate::host::Accounts;
 use crate::pipeline::OnFailure;
 
 impl Live {
@@ -41,6 +42,17 @@ impl Live {
         })
     }
 
+    /// What the plugins of a scope have used since the gateway started, or those of all.
+    pub fn usage(&self, scope: Option<&str>) -> Result<Accounts, Refusal> {
+        let scope = scope.map(|scope| self.scope(scope)).transpose()?.map(|scope| scope.to_string());
+        let mut usage = self.parts.host.usage();
+        if let Some(scope) = scope {
+            usage.plugins.retain(|account| account.scope == scope);
+            usage.scopes.retain(|account| account.scope == scope);
+        }
+        Ok(usage)
+    }
+
     fn state(&self, in_force: &InForce, key: &Key) -> State {
         let (scope, name) = key;
         let mounted = in_force.rack.at(key);
@@ -64,6 +76,7 @@ impl Live {
             grants: declared.map(|p| p.grants.iter().map(|grant| grant.0.to_string()).collect()).unwrap_or_default(),
             on_trial: self.trials.left(key).map(|left| left.as_secs().max(1)),
             broken: mounted.and_then(|mounted| mounted.broken.clone()),
+            activity: mounted.and_then(|mounted| mounted.plugin.as_ref()).map(|plugin| plugin.report().activity),
         }
     }
 }

@@ -106,8 +106,7 @@ async fn prepare(
 /// Of the file that the config names.
 fn config_digest(plugin: &settings::Plugin) -> Option<String> {
     let PluginSource::File(path) = &plugin.source else { return None };
-    crate::host::check_size(std::fs::metadata(path).ok()?.len()).ok()?;
-    std::fs::read(path).ok().map(|source| ContentDigest::of(&source).to_string())
+    crate::host::read_source(path).ok().map(|source| ContentDigest::of(&source).to_string())
 }
 
 /// What a start has loaded.
@@ -248,6 +247,7 @@ impl Live {
         }
         self.parts.delivery.reload(setup::delivery(&settings))?;
         // From here on nothing fails.
+        wake(&loaded.changes);
         self.parts.queue.configure(setup::queue(&settings));
         self.parts.limits.store(Arc::new(setup::connections(&settings)));
         self.parts.certificates.replace(&settings);
@@ -255,6 +255,7 @@ impl Live {
         let old = self.parts.gateway.current.swap(new.clone());
         let message = describe(&before.settings, &settings, &loaded.changes);
         self.trials.begin(&loaded.changes, settings.installation.rollback_window);
+        rest(&before.rack, &loaded.rack);
         self.in_force.store(Arc::new(InForce { settings, installed, effective, rack: loaded.rack }));
         self.try_moved(&old.directory, &new.directory).await;
         Ok(message)
@@ -273,6 +274,7 @@ impl Live {
         let (effective, loaded) = prepare(parts, &before.rack, &before.settings, &installed, also, false).await?;
         note_stages(&mut installed, &loaded.rack);
         keep(&self.parts.registry, &installed, Vec::new()).await?;
+        wake(&loaded.changes);
         let current = self.parts.gateway.current.load_full();
         let chains = Arc::new(loaded.chains);
         self.parts.gateway.current.store(Arc::new(Snapshot { chains, ..Snapshot::clone(&current) }));
@@ -281,6 +283,7 @@ impl Live {
             true => self.trials.begin(&loaded.changes, settings.installation.rollback_window),
             false => loaded.changes.iter().for_each(|change| self.trials.forget(&change.key)),
         }
+        rest(&before.rack, &loaded.rack);
         self.in_force.store(Arc::new(InForce { settings, installed, effective, rack: loaded.rack }));
         Ok(loaded.changes)
     }
@@ -298,6 +301,21 @@ impl Live {
             if let Err(error) = self.parts.queue.flush(&waiting).await {
                 tracing::error!(%error, %tenant, "mail for a new destination waits for its next attempt");
             }
+        }
+    }
+}
+
+/// Before a change is put in force: what comes back from rest may keep instances warm again.
+fn wake(changes: &[Change]) {
+    changes.iter().filter_map(|change| change.mounted.plugin.as_ref()).for_each(|plugin| plugin.rest(false));
+}
+
+/// After it: what was replaced gives its room to others.
+fn rest(before: &Rack, after: &Rack) {
+    for (key, old) in before.all() {
+        let stays = after.at(key).is_some_and(|new| Arc::ptr_eq(new, old));
+        if let (false, Some(plugin)) = (stays, &old.plugin) {
+            plugin.rest(true);
         }
     }
 }

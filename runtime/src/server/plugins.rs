@@ -8,7 +8,6 @@ pub mod rack;
 pub mod record;
 pub mod registry;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use effective::{Effective, Key};
@@ -36,8 +35,6 @@ fn builtin_source(name: &str) -> Option<&'static [u8]> {
 
 #[derive(Debug, thiserror::Error)]
 pub enum PluginError {
-    #[error("plugin {name}: {}: {source}", path.display())]
-    Read { name: Arc<str>, path: PathBuf, source: std::io::Error },
     #[error("plugin {name}: there is no builtin:{builtin}")]
     NoBuiltin { name: Arc<str>, builtin: Arc<str> },
     #[error("plugin {name}: table {table}: {source}")]
@@ -48,7 +45,7 @@ pub enum PluginError {
         "plugin {name}: its file has changed since it was installed, it has the digest {digest} now: install it again"
     )]
     Damaged { name: Arc<str>, digest: Arc<str> },
-    #[error("plugin {name}: its tables could not be read to the end")]
+    #[error("plugin {name}: what belongs to it could not be read to the end")]
     Interrupted { name: Arc<str> },
     #[error("{0}")]
     Record(#[from] effective::Problem),

@@ -19,6 +19,9 @@ struct Trial {
     key: Key,
     plugin: Arc<Plugin>,
     until: Instant,
+    /// Calls and failures of its earlier life: a version may be tried again.
+    calls: u64,
+    failures: u64,
 }
 
 /// A version that has failed too often.
@@ -37,7 +40,8 @@ impl Trials {
             trials.retain(|trial| trial.key != change.key);
             if let (Some(plugin), Some(_)) = (&change.mounted.plugin, &change.before) {
                 let until = Instant::now() + window;
-                trials.push(Trial { key: change.key.clone(), plugin: plugin.clone(), until });
+                let (calls, failures) = (plugin.calls(), plugin.failures());
+                trials.push(Trial { key: change.key.clone(), plugin: plugin.clone(), until, calls, failures });
             }
         }
     }
@@ -59,7 +63,8 @@ impl Trials {
         let now = Instant::now();
         trials.retain(|trial| trial.until > now);
         let judge = |trial: &Trial| {
-            let (calls, failures) = (trial.plugin.calls(), trial.plugin.failures());
+            let calls = trial.plugin.calls().saturating_sub(trial.calls);
+            let failures = trial.plugin.failures().saturating_sub(trial.failures);
             let failing = failures >= limit && failures.saturating_mul(CALLS_PER_FAILURE) >= calls;
             failing.then(|| Failing { key: trial.key.clone(), plugin: trial.plugin.clone(), calls, failures })
         };

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::host::Activity;
+
 /// A component to be put in force; its octets follow the request's line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -45,6 +47,8 @@ pub struct State {
     pub on_trial: Option<u64>,
     /// Why it is not loaded though it should be.
     pub broken: Option<String>,
+    /// Of the version that is loaded.
+    pub activity: Option<Activity>,
 }
 
 /// Everything about one plugin.

@@ -9,7 +9,7 @@ use super::super::control::Request;
 use super::super::control::plugin::Install;
 use super::super::{CliError, Context, OK, Streams};
 use crate::config::source::read_text;
-use crate::host::check_size;
+use crate::host::read_source;
 
 /// Octets of the settings; the request holds them in one line.
 const MAX_SETTINGS: u64 = 32 * 1024;
@@ -46,10 +46,7 @@ pub struct Arguments {
 pub(super) fn run(arguments: &Arguments, context: &Context<'_>, streams: &mut Streams<'_>) -> Result<u8, CliError> {
     let failed = |path: &Path, error: &dyn std::fmt::Display| CliError::Failed(format!("{}: {error}", path.display()));
     let file = &arguments.file;
-    // Looked at first: one that is too big is not read at all.
-    let size = std::fs::metadata(file).map_err(|error| failed(file, &error))?.len();
-    check_size(size).map_err(|error| failed(file, &error))?;
-    let source = std::fs::read(file).map_err(|error| failed(file, &error))?;
+    let source = read_source(file).map_err(|error| failed(file, &error))?;
     let name = match &arguments.name {
         Some(name) => name.clone(),
         None => default_name(file).ok_or_else(|| failed(file, &"its name is none for a plugin: give --name"))?,

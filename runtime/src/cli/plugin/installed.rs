@@ -11,6 +11,7 @@ use super::super::terminal::{printable, table};
 use super::super::{CliError, Context, OK, Streams};
 use super::{One, ask, condition};
 use crate::config::ByteSize;
+use crate::host::{Activity, BreakerState, Quantiles};
 
 pub(super) fn list(scope: Option<&str>, context: &Context<'_>, streams: &mut Streams<'_>) -> Result<u8, CliError> {
     let plugins = match ask(&Request::PluginList { scope: scope.map(str::to_owned) }, context)? {
@@ -36,15 +37,22 @@ pub(super) fn show(one: &One, context: &Context<'_>, streams: &mut Streams<'_>) 
 
 /// A line for each plugin, and below it why it does not work.
 fn rows(plugins: &[State]) -> String {
-    let mut rows =
-        vec![["NAME", "SCOPE", "STATE", "VERSION", "DIGEST", "STAGES", "GRANTS"].map(str::to_owned).to_vec()];
+    let heading =
+        ["NAME", "SCOPE", "STATE", "VERSION", "DIGEST", "CALLS", "P50", "P99", "FAILED", "MEMORY", "STAGES", "GRANTS"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
     for plugin in plugins {
+        let told = |tell: fn(&Activity) -> String| plugin.activity.as_ref().map_or_else(|| "-".to_owned(), tell);
         rows.push(vec![
             plugin.name.clone(),
             plugin.scope.clone(),
             condition(plugin).to_owned(),
             plugin.version.map_or_else(|| plugin.source.clone(), |version| version.to_string()),
             short(plugin.digest.as_deref()),
+            told(|activity| activity.calls.to_string()),
+            told(|activity| micros(activity.wall_us.p50)),
+            told(|activity| micros(activity.wall_us.p99)),
+            told(failures),
+            told(|activity| ByteSize(activity.memory_peak).to_string()),
             or_dash(&plugin.stages),
             or_dash(&plugin.grants),
         ]);
@@ -60,6 +68,27 @@ fn rows(plugins: &[State]) -> String {
         }
     }
     out
+}
+
+/// By cause: `3 (cpu 2, trap 1)`.
+fn failures(activity: &Activity) -> String {
+    let causes: Vec<_> = activity.failures.iter().map(|(cause, count)| format!("{cause} {count}")).collect();
+    match activity.failures.values().sum::<u64>() {
+        0 => "0".to_owned(),
+        sum => format!("{sum} ({})", causes.join(", ")),
+    }
+}
+
+fn micros(micros: f64) -> String {
+    if micros < 10_000.0 { format!("{micros:.0} µs") } else { format!("{:.0} ms", micros / 1000.0) }
+}
+
+fn breaker(activity: &Activity) -> String {
+    match activity.breaker {
+        BreakerState::Closed => "closed".to_owned(),
+        BreakerState::Trying => "open, and one call tries whether it works again".to_owned(),
+        BreakerState::Open { retry_in_ms } => format!("open: it is not asked for {retry_in_ms} ms"),
+    }
 }
 
 fn write_detail(out: &mut dyn Write, plugin: &Detail) -> io::Result<()> {
@@ -85,6 +114,16 @@ fn write_detail(out: &mut dyn Write, plugin: &Detail) -> io::Result<()> {
     row("On failure", plugin.on_failure.clone())?;
     row("Reuse", plugin.reuse.to_string())?;
     row("Config", plugin.config.to_string())?;
+    if let Some(activity) = &state.activity {
+        let quantiles = |quantiles: Quantiles| format!("p50 {}, p99 {}", micros(quantiles.p50), micros(quantiles.p99));
+        row("Calls", activity.calls.to_string())?;
+        row("Failed", failures(activity))?;
+        row("Breaker", breaker(activity))?;
+        row("Time", quantiles(activity.wall_us))?;
+        row("CPU", quantiles(activity.cpu_us))?;
+        row("Memory", ByteSize(activity.memory_peak).to_string())?;
+        row("Warm", activity.warm.to_string())?;
+    }
     if !plugin.versions.is_empty() {
         writeln!(out, "Versions:")?;
     }

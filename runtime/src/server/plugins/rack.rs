@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::effective::{Effective, Key};
 use super::{PluginError, builtin_source, limits, tables};
 use crate::config::settings::{self, ChainEntry, PluginSource};
-use crate::host::{ContentDigest, Host, Plugin, PluginSettings, Tables, check_size};
+use crate::host::{ContentDigest, Host, Plugin, PluginSettings, Tables, read_source};
 use crate::pipeline::{Call, Cause, Chain, Chains, Entry, Event, Failure, Filter, Judged, StageSet, Usage};
 
 /// Everything by which two loaded plugins differ.
@@ -252,11 +252,10 @@ async fn read(plugin: &settings::Plugin) -> Result<Arc<[u8]>, PluginError> {
             builtin_source(builtin).map(Arc::from).ok_or_else(missing)
         }
         PluginSource::File(path) => {
-            let failed = |source| PluginError::Read { name: name.clone(), path: path.clone(), source };
-            // Looked at first: one that is too big is not read at all.
-            let size = tokio::fs::metadata(path).await.map_err(failed)?.len();
-            check_size(size).map_err(|error| PluginError::Load { name: name.clone(), source: error.into() })?;
-            tokio::fs::read(path).await.map(Arc::from).map_err(failed)
+            let path = path.clone();
+            let read = tokio::task::spawn_blocking(move || read_source(&path)).await;
+            let read = read.map_err(|_| PluginError::Interrupted { name: name.clone() })?;
+            read.map(Arc::from).map_err(|source| PluginError::Load { name, source: source.into() })
         }
     }
 }
