@@ -98,17 +98,34 @@ fn frames(backtrace: &str) -> String {
     let name = |line: &str| {
         let (_, name) = line.split_once(" - ")?;
         let name = name.trim();
-        Some(without_hash(name.split_once('!').map_or(name, |(_, function)| function)).to_owned())
+        Some(without_hashes(name.split_once('!').map_or(name, |(_, function)| function)))
     };
     let names: Vec<_> = backtrace.lines().filter_map(name).collect();
     let own = names.iter().position(|name| !is_library(name)).unwrap_or(0);
     names.iter().skip(own).take(MAX_FRAMES).map(String::as_str).collect::<Vec<_>>().join(" < ")
 }
 
-/// Rust's names end in `::h` and 16 hexadecimal digits, which tell a person nothing.
-fn without_hash(name: &str) -> &str {
-    let hash = |(_, hash): &(&str, &str)| hash.len() == 16 && hash.bytes().all(|octet| octet.is_ascii_hexdigit());
-    name.rsplit_once("::h").filter(hash).map_or(name, |(name, _)| name)
+/// Rust's names end in `::h` and 16 hexadecimal digits, or have them in brackets behind the name of a crate
+/// (`std[315f3afdf4596e61]::…`). They tell a person nothing.
+fn without_hashes(name: &str) -> String {
+    let is_hash = |text: &str| matches!(text.len(), 1..=16) && text.bytes().all(|octet| octet.is_ascii_hexdigit());
+    let legacy = |(_, hash): &(&str, &str)| hash.len() == 16 && is_hash(hash);
+    let name = name.rsplit_once("::h").filter(legacy).map_or(name, |(name, _)| name);
+    let mut out = String::with_capacity(name.len());
+    let mut rest = name;
+    while let Some((before, after)) = rest.split_once('[') {
+        out.push_str(before);
+        // `[f64]` is a type: it stands behind no name.
+        let behind_name = out.ends_with(|last: char| last.is_ascii_alphanumeric() || last == '_');
+        rest = match after.split_once(']') {
+            Some((hash, after)) if behind_name && is_hash(hash) => after,
+            _ => {
+                out.push('[');
+                after
+            }
+        };
+    }
+    out + rest
 }
 
 fn is_library(name: &str) -> bool {
@@ -133,6 +150,10 @@ mod tests {
                 "a::rule",
             ),
             ("title\n 0: 0x1 - a!core::panicking::panic", "core::panicking::panic"),
+            (
+                "title\n 0: 0x1 - a.wasm!std[315f3afdf4596e61]::panicking::panic_with_hook\n 1: 0x1 - a.wasm!<alloc[cf]::raw_vec::RawVecInner<_>>::reserve\n 2: 0x1 - a.wasm!<a[358f6150c248db6c]::B as c[1]::D<[f64]>>::e",
+                "<a::B as c::D<[f64]>>::e",
+            ),
         ] {
             assert_eq!(frames(backtrace), expected, "{backtrace}");
         }

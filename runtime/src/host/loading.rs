@@ -100,3 +100,12 @@ async fn compiled_code_is_cached_and_a_damaged_file_is_made_anew() {
     loads(&with(Compiler::InProcess)).await.unwrap();
     loads(&with(no_compiler())).await.unwrap();
 }
+
+/// As `plugins/build` makes them: a trap is told by these names.
+#[test]
+fn built_plugins_keep_the_names_of_their_functions() {
+    let module = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/plugins/access.wasm"));
+    // The two ways in which the compiler writes them.
+    let names = module.windows(3).filter(|octets| *octets == b"_ZN" || *octets == b"_RN").count();
+    assert!(names > 50, "{names}");
+}
