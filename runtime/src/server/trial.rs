@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::plugins::{Change, Key};
-use crate::host::Plugin;
+use crate::host::{BreakerState, Plugin};
 
 /// A version that fails less than once in so many calls is not taken back: some mails are odd.
 const CALLS_PER_FAILURE: u64 = 20;
@@ -65,7 +65,9 @@ impl Trials {
         let judge = |trial: &Trial| {
             let calls = trial.plugin.calls().saturating_sub(trial.calls);
             let failures = trial.plugin.failures().saturating_sub(trial.failures);
-            let failing = failures >= limit && failures.saturating_mul(CALLS_PER_FAILURE) >= calls;
+            // With an open breaker hardly any call runs that could still fail.
+            let tripped = trial.plugin.breaker() != BreakerState::Closed;
+            let failing = tripped || failures >= limit && failures.saturating_mul(CALLS_PER_FAILURE) >= calls;
             failing.then(|| Failing { key: trial.key.clone(), plugin: trial.plugin.clone(), calls, failures })
         };
         trials.iter().filter_map(judge).collect()
