@@ -31,6 +31,7 @@ macro_rules! metrics {
                    registry.register(Box::new($field.clone()))?; )*
                 let metrics = Self { $($field,)* registry, tenants: Mutex::default() };
                 metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+                metrics.start_time.set(jiff::Timestamp::now().as_second());
                 Ok(metrics)
             }
         }
@@ -40,6 +41,10 @@ macro_rules! metrics {
 metrics! {
     /// Build information; the value is always 1.
     build_info: IntGaugeVec = "postern_build_info" ["version"];
+    /// When the gateway was started, in seconds since 1970.
+    start_time: IntGauge = "postern_start_time_seconds";
+    /// 1 while mail is taken: the spool is well and has room, and nobody has told the gateway to stop.
+    ready: IntGauge = "postern_ready";
     /// Sessions that were opened, by listener role.
     sessions: IntCounterVec = "postern_sessions_total" ["role"];
     /// Sessions that are open now.
@@ -78,6 +83,8 @@ metrics! {
     spool_sync_seconds: Histogram = "postern_spool_sync_duration_seconds";
     /// Octets of the spool's segments and body files.
     spool_octets: IntGauge = "postern_spool_octets";
+    /// Octets that new mail may still take: what is free on the spool's disk, without the reserve.
+    spool_room: IntGauge = "postern_spool_room_octets";
     /// 1 while the spool takes mail, 0 after it has failed.
     spool_healthy: IntGauge = "postern_spool_healthy";
     /// Records that recovery or a read found damaged and set aside.

@@ -273,8 +273,13 @@ impl Spool for SegmentSpool {
     }
 
     fn has_room_for(&self, octets: u64) -> bool {
-        self.is_healthy()
-            && self.shared.room.has(octets, || self.shared.disk.free_octets(&self.shared.settings.directory))
+        let ask = || {
+            let free = self.shared.disk.free_octets(&self.shared.settings.directory)?;
+            let room = free.saturating_sub(self.shared.settings.reserve);
+            self.shared.metrics.spool_room.set(i64::try_from(room).unwrap_or(i64::MAX));
+            Ok(free)
+        };
+        self.is_healthy() && self.shared.room.has(octets, ask)
     }
 }
 
