@@ -6,6 +6,7 @@ mod end_of_data;
 mod fuzz;
 mod scenarios;
 mod states;
+mod supervisor;
 mod syntax;
 mod tidy;
 mod verdicts;

@@ -13,11 +13,13 @@ pub mod plugins;
 pub mod preparation;
 pub mod setup;
 pub mod story;
+pub mod supervisor;
 pub mod tls;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, UnixListener};
@@ -30,6 +32,7 @@ use self::listener::Gate;
 use self::names::Names;
 use self::plugins::PluginError;
 use self::preparation::Preparation;
+use self::supervisor::Supervisor;
 use crate::cli;
 use crate::config::{self, Settings};
 use crate::delivery::{Delivery, TlsSetupError};
@@ -85,6 +88,8 @@ pub struct Server {
     spool: Arc<SegmentSpool>,
     stopping: watch::Sender<bool>,
     limits: Arc<ArcSwap<Limits>>,
+    supervisor: Supervisor,
+    drain: Duration,
     listeners: JoinSet<()>,
     services: JoinSet<()>,
     queue_task: tokio::task::JoinHandle<()>,
@@ -134,6 +139,8 @@ impl Server {
             spool,
             stopping,
             limits: Arc::new(ArcSwap::from_pointee(setup::connections(settings))),
+            supervisor: Supervisor::from_environment(),
+            drain: settings.server.drain_timeout,
         };
         // All sockets first: a port in use must not leave half a gateway.
         let sockets = server.bind(settings)?;
@@ -158,8 +165,20 @@ impl Server {
         &self.queue
     }
 
+    /// Tells the service manager that mail is taken, and from now on how it is. After signals can be handled: it may send
+    /// one at once.
+    pub fn supervise(&self) {
+        self.supervisor.ready();
+        let (spool, metrics) = (self.spool.clone(), self.gateway.clerk.metrics.clone());
+        let committer = spool.clone();
+        let turn = move || committer.clone().turn();
+        // Until the very end, beyond `stop`: it is watched until it is gone.
+        tokio::spawn(self.supervisor.clone().beat(turn, move || standing(&spool, &metrics)));
+    }
+
     /// In order, and not longer than the drain time for sessions and again for deliveries.
     pub async fn stop(mut self) {
+        self.supervisor.stopping(self.drain + AFTER_DRAIN);
         self.gateway.clerk.log.emit(Record::new("stopping"));
         // Nobody listens any more when it fails.
         let _ = self.stopping.send(true);
@@ -286,10 +305,14 @@ impl Server {
             host: self.host.clone(),
             incoming: self.spool.incoming_directory().to_owned(),
             limits: self.limits.clone(),
+            supervisor: self.supervisor.clone(),
             one_at_a_time: Arc::default(),
         }
     }
 }
+
+/// What a stop may take beyond the drain time: deliveries (30 s) and the spool's last records.
+const AFTER_DRAIN: Duration = Duration::from_secs(60);
 
 /// What a reload does not touch.
 const RESTART: &str = "listeners, certificates, [server.http], [spool], [dns], [log] and drain_timeout";
@@ -304,6 +327,7 @@ pub struct Reloader {
     host: Arc<Host>,
     incoming: PathBuf,
     limits: Arc<ArcSwap<Limits>>,
+    supervisor: Supervisor,
     one_at_a_time: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -311,6 +335,7 @@ impl Reloader {
     /// All of it or nothing: on any error the old config stays in force.
     pub async fn reload(&self) -> Result<String, String> {
         let _alone = self.one_at_a_time.lock().await;
+        let _told = self.supervisor.reloading();
         let path = self.config.clone().ok_or("this gateway runs without a config file")?;
         let load = tokio::task::spawn_blocking(move || config::load(&path, &plugins::builtins()));
         let loaded = load.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
@@ -369,6 +394,17 @@ async fn open_spool(
     }
     let open = tokio::task::spawn_blocking(move || SegmentSpool::open(settings, metrics));
     Ok(open.await.map_err(|_| ServerError::Interrupted)??)
+}
+
+/// In a few words, for whoever asks the service manager.
+fn standing(spool: &SegmentSpool, metrics: &Metrics) -> String {
+    if !spool.is_healthy() {
+        return "takes no mail: the spool has failed; the log says why".to_owned();
+    }
+    let states = ["ready", "waiting", "delivering", "held", "quarantined"];
+    let queued: i64 = states.iter().map(|state| metrics.queue_messages.with_label_values(&[*state]).get()).sum();
+    let takes = if spool.has_room_for(0) { "takes mail" } else { "takes no mail, the spool is full" };
+    format!("{takes}; {} sessions, {queued} messages in the queue", metrics.sessions_open.get())
 }
 
 fn services(clerk: &Clerk, resolver: Resolver) -> host::Services {
