@@ -4,6 +4,7 @@ mod crash;
 mod dialogs;
 mod end_of_data;
 mod fuzz;
+mod monitoring;
 mod scenarios;
 mod states;
 mod supervisor;

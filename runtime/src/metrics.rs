@@ -32,6 +32,7 @@ macro_rules! metrics {
                 let metrics = Self { $($field,)* registry, tenants: Mutex::default() };
                 metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
                 metrics.start_time.set(jiff::Timestamp::now().as_second());
+                metrics.begin_at_zero();
                 Ok(metrics)
             }
         }
@@ -112,6 +113,22 @@ metrics! {
 }
 
 impl Metrics {
+    /// A series that comes into being with its first failure has no rise from 0 to 1 that an alert could see.
+    fn begin_at_zero(&self) {
+        let known: [(&IntCounterVec, &[&str]); 7] = [
+            (&self.connections_refused, &["client-limit", "total-limit", "unhealthy", "proxy"]),
+            (&self.tls_handshakes, &["ok", "failed", "timeout"]),
+            (&self.authentications, &["ok", "failed", "cancelled"]),
+            (&self.messages, &["accept", "reject", "defer", "discard", "quarantine", "disconnect"]),
+            (&self.deliveries, &["delivered", "deferred", "failed", "expired"]),
+            (&self.next_hop_connections, &["ok", "failed"]),
+            (&self.spool_commits, &["ok", "failed"]),
+        ];
+        for (series, labels) in known {
+            labels.iter().for_each(|label| drop(series.with_label_values(&[*label])));
+        }
+    }
+
     /// Counts an accepted message for its tenant, within the cap.
     pub fn count_tenant(&self, tenant: Option<&Arc<str>>) {
         let Some(tenant) = tenant else { return };
