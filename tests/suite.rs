@@ -5,6 +5,7 @@ mod dialogs;
 mod end_of_data;
 mod fuzz;
 mod monitoring;
+mod packaging;
 mod scenarios;
 mod states;
 mod supervisor;
