@@ -15,16 +15,14 @@ const OF_THE_SCRAPE: [&str; 3] = ["job", "instance", "le"];
 /// Series of Prometheus's own.
 const FOREIGN: [&str; 1] = ["up"];
 /// Series whose code is still on its way, with all their labels.
-const COMING: [(&str, &[&str]); 9] = [
+const COMING: [(&str, &[&str]); 7] = [
     ("postern_plugin_breaker_open", &["plugin", "scope"]),
     ("postern_plugin_calls_total", &["plugin", "scope"]),
-    ("postern_plugin_changes_total", &["action"]),
     ("postern_plugin_cpu_seconds_total", &["plugin", "scope"]),
     ("postern_plugin_failures_total", &["plugin", "scope", "cause"]),
     ("postern_plugin_host_calls_total", &["plugin", "scope", "capability"]),
     ("postern_plugin_memory_peak_octets", &["plugin", "scope"]),
     ("postern_plugin_octets_total", &["plugin", "scope"]),
-    ("postern_reloads_total", &["result"]),
 ];
 
 struct Series {

@@ -4,6 +4,7 @@ mod crash;
 mod dialogs;
 mod end_of_data;
 mod fuzz;
+mod live;
 mod monitoring;
 mod packaging;
 mod scenarios;

@@ -8,6 +8,7 @@ pub mod completions;
 pub mod control;
 pub mod man;
 pub mod password;
+pub mod plugin;
 pub mod queue;
 pub mod reload;
 pub mod terminal;
@@ -62,6 +63,9 @@ pub enum Tool {
     Check,
     /// Let the running gateway read its config again; a wrong one changes nothing.
     Reload,
+    /// Look after the plugins of the running gateway.
+    #[command(subcommand)]
+    Plugin(plugin::Plugin),
     /// Look at waiting mail and change what becomes of it.
     #[command(subcommand)]
     Queue(Queue),
@@ -173,6 +177,7 @@ pub fn run(tool: &Tool, context: &Context<'_>, streams: &mut Streams<'_>) -> u8 
     let result = match tool {
         Tool::Check => check::run(context, streams),
         Tool::Reload => reload::run(context, streams),
+        Tool::Plugin(plugin) => plugin::run(plugin, context, streams),
         Tool::Queue(queue) => queue::run(queue, context, streams),
         Tool::Trace { id } => trace::run(*id, context, streams),
         Tool::Password => password::run(context, streams),

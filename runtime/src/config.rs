@@ -15,6 +15,7 @@ mod written;
 
 use std::path::Path;
 
+pub use check::{Identity, Installed, declare};
 pub use problem::{ConfigError, Place, Problem, Severity};
 pub use settings::{ByteSize, Secret, Settings};
 

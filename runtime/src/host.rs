@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ pub use capability::Services;
 pub use capability::dns::{self, NameService};
 pub use component::cache::CacheError;
 pub use component::compile::{CompileError, Compiler, SUBCOMMAND, compile_child_main};
-pub use component::{ContentDigest, ContractError, SourceError};
+pub use component::{ContentDigest, ContractError, MAX_SOURCE, SourceError, check_size};
 pub use counter::Counters;
 pub use engine::EngineSettings;
 pub use limits::Limits;
@@ -214,6 +215,7 @@ impl Host {
                 name: settings.name,
                 scope: settings.scope,
                 digest,
+                version: digest.to_string().chars().take(12).collect::<String>().into(),
                 size: settings.source.len(),
                 stages: contract.stages,
                 checks_config: contract.on_load,
@@ -221,6 +223,8 @@ impl Host {
             },
             limits: settings.limits,
             breaker: breaker::Breaker::new(self.settings.breaker.clone(), gauge),
+            calls: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
             pool: settings.reuse.then(|| pool::Pool::new(self.room.clone())),
         };
         try_out(&plugin).await?;

@@ -74,6 +74,10 @@ metrics! {
     plugin_failures: IntCounterVec = "postern_plugin_failures_total" ["plugin", "cause"];
     /// 1 while a plugin's circuit breaker is open.
     plugin_breaker_open: IntGaugeVec = "postern_plugin_breaker_open" ["plugin"];
+    /// Changes of plugins in the running gateway, by action (installed, enabled, disabled, rolled-back, rolled-back-by-itself, removed).
+    plugin_changes: IntCounterVec = "postern_plugin_changes_total" ["action"];
+    /// Reloads of the config, by result (ok, refused).
+    reloads: IntCounterVec = "postern_reloads_total" ["result"];
     /// Counters that plugins keep of their own.
     plugin_custom: IntCounterVec = "postern_plugin_custom_total" ["plugin", "name"];
     /// Batches written to the spool with one sync each, by result (ok, failed).
@@ -115,7 +119,7 @@ metrics! {
 impl Metrics {
     /// A series that comes into being with its first failure has no rise from 0 to 1 that an alert could see.
     fn begin_at_zero(&self) {
-        let known: [(&IntCounterVec, &[&str]); 7] = [
+        let known: [(&IntCounterVec, &[&str]); 9] = [
             (&self.connections_refused, &["client-limit", "total-limit", "unhealthy", "proxy"]),
             (&self.tls_handshakes, &["ok", "failed", "timeout"]),
             (&self.authentications, &["ok", "failed", "cancelled"]),
@@ -123,6 +127,11 @@ impl Metrics {
             (&self.deliveries, &["delivered", "deferred", "failed", "expired"]),
             (&self.next_hop_connections, &["ok", "failed"]),
             (&self.spool_commits, &["ok", "failed"]),
+            (&self.reloads, &["ok", "refused"]),
+            (
+                &self.plugin_changes,
+                &["installed", "enabled", "disabled", "rolled-back", "rolled-back-by-itself", "removed"],
+            ),
         ];
         for (series, labels) in known {
             labels.iter().for_each(|label| drop(series.with_label_values(&[*label])));

@@ -53,11 +53,18 @@ enum Kind {
     Component,
 }
 
+/// For a file that has not been read yet.
+pub fn check_size(octets: u64) -> Result<(), SourceError> {
+    match usize::try_from(octets) {
+        Ok(size) if size <= MAX_SOURCE => Ok(()),
+        Ok(size) => Err(SourceError::TooBig(size)),
+        Err(_) => Err(SourceError::TooBig(usize::MAX)),
+    }
+}
+
 /// What the first octets say.
 fn sniff(source: &[u8]) -> Result<Kind, SourceError> {
-    if source.len() > MAX_SOURCE {
-        return Err(SourceError::TooBig(source.len()));
-    }
+    check_size(source.len() as u64)?;
     if source.starts_with(b"\x7fELF") {
         return Err(SourceError::Precompiled);
     }

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -33,6 +34,8 @@ pub struct Plugin {
     pub(super) breaker: Breaker,
     /// `None`: a fresh instance for each call.
     pub(super) pool: Option<Pool>,
+    pub(super) calls: AtomicU64,
+    pub(super) failures: AtomicU64,
 }
 
 /// What is known of a plugin without asking it.
@@ -42,6 +45,8 @@ pub struct Inspection {
     pub scope: Scope,
     /// SHA-256 of the bytes it was loaded from.
     pub digest: ContentDigest,
+    /// The first 12 digits of the digest: enough for people.
+    pub version: Arc<str>,
     /// Octets of those.
     pub size: usize,
     pub stages: StageSet,
@@ -54,6 +59,16 @@ pub struct Inspection {
 impl Plugin {
     pub fn inspect(&self) -> &Inspection {
         &self.inspection
+    }
+
+    /// That were begun.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// Calls that failed by its own fault.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
     }
 
     fn instance(&self) -> Instance {
@@ -119,12 +134,16 @@ impl Plugin {
             Ok(permit) => permit,
             Err(busy) => return (Err(busy), Usage::default()),
         };
+        self.calls.fetch_add(1, Ordering::Relaxed);
         let (result, usage) = call().await;
         match &result {
             Ok(_) => admission.succeeded(),
             // Not the plugin's fault.
             Err(failure) if failure.cause == Cause::Host => drop(admission),
-            Err(_) => admission.failed(),
+            Err(_) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+                admission.failed();
+            }
         }
         (result, usage)
     }
@@ -133,6 +152,10 @@ impl Plugin {
 impl Filter for Plugin {
     fn stages(&self) -> StageSet {
         self.inspection.stages
+    }
+
+    fn version(&self) -> Option<&str> {
+        Some(&self.inspection.version)
     }
 
     fn judge<'a>(&'a self, call: Call) -> Pin<Box<dyn Future<Output = Judged> + Send + 'a>> {

@@ -16,6 +16,11 @@ pub trait Filter: Send + Sync {
     /// At which stages it wants to be asked.
     fn stages(&self) -> StageSet;
 
+    /// Which version it is, for the log.
+    fn version(&self) -> Option<&str> {
+        None
+    }
+
     /// Asks it. Takes and gives values only, so an implementation can't half-apply anything.
     fn judge<'a>(&'a self, call: Call) -> Pin<Box<dyn Future<Output = Judged> + Send + 'a>>;
 

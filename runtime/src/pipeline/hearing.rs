@@ -273,6 +273,9 @@ impl Hearing {
             .text("verdict", verdict.name())
             .micros("wall_us", usage.wall)
             .micros("cpu_us", usage.cpu);
+        if let Some(version) = entry.filter.version() {
+            record = record.text("version", version);
+        }
         if let Some(reply) = verdict.reply() {
             record = record.text("reply", reply);
         }
