@@ -65,8 +65,12 @@ fn write_pages(command: &Command, above: Option<&str>, pages: &mut Vec<Page>) ->
     let file = man.get_filename();
     let name = file.trim_end_matches(".1").to_owned();
     match above {
-        None => general(&mut text)?,
-        Some(above) => see_also(&[above], &mut text)?,
+        None => {
+            general(&mut text)?;
+            let below = command.get_subcommands().map(|below| format!("{name}-{}", below.get_name()));
+            see_also(&below.collect::<Vec<_>>(), &mut text)?;
+        }
+        Some(above) => see_also(&[above.to_owned()], &mut text)?,
     }
     pages.push(Page { file, text });
     command.get_subcommands().try_for_each(|below| write_pages(below, Some(&name), pages))
@@ -96,8 +100,7 @@ fn general(out: &mut Vec<u8>) -> io::Result<()> {
     for (command, meaning) in EXAMPLES {
         item(&mut roff, command, meaning);
     }
-    roff.to_writer(out)?;
-    see_also(&["postern-serve", "postern-check", "postern-reload", "postern-queue", "postern-trace"], out)
+    roff.to_writer(out)
 }
 
 const EXIT_CODES: [(&str, &str); 3] = [
@@ -156,13 +159,13 @@ fn item(roff: &mut Roff, name: &str, text: &str) {
 }
 
 /// Pages of section 1.
-fn see_also(pages: &[&str], out: &mut Vec<u8>) -> io::Result<()> {
+fn see_also(pages: &[String], out: &mut Vec<u8>) -> io::Result<()> {
     let mut roff = Roff::new();
     heading(&mut roff, "SEE ALSO");
     let mut line: Vec<Inline> = Vec::new();
     for (number, page) in pages.iter().enumerate() {
         let separator = if number == 0 { "" } else { ", " };
-        line.extend([roman(separator), italic(*page), roman("(1)")]);
+        line.extend([roman(separator), italic(page), roman("(1)")]);
     }
     roff.text(line);
     roff.to_writer(out)
