@@ -4,7 +4,9 @@
 //! What runs the gateway (`serve`, `localserve`) and what it runs (`compile-plugin`) is `main`'s.
 
 pub mod check;
+pub mod completions;
 pub mod control;
+pub mod man;
 pub mod password;
 pub mod plugin;
 pub mod queue;
@@ -74,6 +76,18 @@ pub enum Tool {
     },
     /// Read a password from standard input and print its hash, for `password_hash`.
     Password,
+    /// Print what lets a shell complete the commands: bash, zsh, fish, elvish or powershell.
+    #[command(hide = true)]
+    Completions {
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual, a page for each command, into a directory that is there.
+    #[command(hide = true)]
+    Man {
+        #[arg(value_name = "DIRECTORY")]
+        directory: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -167,6 +181,8 @@ pub fn run(tool: &Tool, context: &Context<'_>, streams: &mut Streams<'_>) -> u8 
         Tool::Queue(queue) => queue::run(queue, context, streams),
         Tool::Trace { id } => trace::run(*id, context, streams),
         Tool::Password => password::run(context, streams),
+        Tool::Completions { shell } => completions::run(*shell, streams),
+        Tool::Man { directory } => man::run(directory, streams),
     };
     match result {
         Ok(code) => code,

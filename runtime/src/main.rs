@@ -104,6 +104,7 @@ fn run(
         }
         started(&server, &settings);
         let mut signals = Signals::new()?;
+        server.supervise();
         until_stopped(&server, &mut signals).await;
         tokio::select! {
             () = server.stop() => {}

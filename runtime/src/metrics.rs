@@ -50,6 +50,8 @@ macro_rules! metrics {
                 let (tenants, scopes) = (Labels::default(), Labels::default());
                 let metrics = Self { $($field,)* registry, tenants, scopes, before_render: Mutex::default() };
                 metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+                metrics.start_time.set(jiff::Timestamp::now().as_second());
+                metrics.begin_at_zero();
                 Ok(metrics)
             }
         }
@@ -59,6 +61,10 @@ macro_rules! metrics {
 metrics! {
     /// Build information; the value is always 1.
     build_info: IntGaugeVec = "postern_build_info" ["version"];
+    /// When the gateway was started, in seconds since 1970.
+    start_time: IntGauge = "postern_start_time_seconds";
+    /// 1 while mail is taken: the spool is well and has room, and nobody has told the gateway to stop.
+    ready: IntGauge = "postern_ready";
     /// Sessions that were opened, by listener role.
     sessions: IntCounterVec = "postern_sessions_total" ["role"];
     /// Sessions that are open now.
@@ -111,6 +117,8 @@ metrics! {
     spool_sync_seconds: Histogram = "postern_spool_sync_duration_seconds";
     /// Octets of the spool's segments and body files.
     spool_octets: IntGauge = "postern_spool_octets";
+    /// Octets that new mail may still take: what is free on the spool's disk, without the reserve.
+    spool_room: IntGauge = "postern_spool_room_octets";
     /// 1 while the spool takes mail, 0 after it has failed.
     spool_healthy: IntGauge = "postern_spool_healthy";
     /// Records that recovery or a read found damaged and set aside.
@@ -138,6 +146,27 @@ metrics! {
 }
 
 impl Metrics {
+    /// A series that comes into being with its first failure has no rise from 0 to 1 that an alert could see.
+    fn begin_at_zero(&self) {
+        let known: [(&IntCounterVec, &[&str]); 9] = [
+            (&self.connections_refused, &["client-limit", "total-limit", "unhealthy", "proxy"]),
+            (&self.tls_handshakes, &["ok", "failed", "timeout"]),
+            (&self.authentications, &["ok", "failed", "cancelled"]),
+            (&self.messages, &["accept", "reject", "defer", "discard", "quarantine", "disconnect"]),
+            (&self.deliveries, &["delivered", "deferred", "failed", "expired"]),
+            (&self.next_hop_connections, &["ok", "failed"]),
+            (&self.spool_commits, &["ok", "failed"]),
+            (&self.reloads, &["ok", "refused"]),
+            (
+                &self.plugin_changes,
+                &["installed", "enabled", "disabled", "rolled-back", "rolled-back-by-itself", "removed"],
+            ),
+        ];
+        for (series, labels) in known {
+            labels.iter().for_each(|label| drop(series.with_label_values(&[*label])));
+        }
+    }
+
     /// Counts an accepted message for its tenant, within the cap.
     pub fn count_tenant(&self, tenant: Option<&Arc<str>>) {
         let Some(tenant) = tenant else { return };

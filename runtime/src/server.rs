@@ -15,6 +15,7 @@ pub mod plugins;
 pub mod preparation;
 pub mod setup;
 pub mod story;
+pub mod supervisor;
 pub mod tls;
 mod trial;
 pub mod verbs;
@@ -22,6 +23,7 @@ pub mod verbs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, UnixListener};
@@ -34,6 +36,7 @@ use self::listener::Gate;
 use self::live::{Live, Parts, Refusal};
 use self::names::Names;
 use self::preparation::Preparation;
+use self::supervisor::Supervisor;
 use self::tls::Certificates;
 use crate::cli;
 use crate::config::Settings;
@@ -49,6 +52,8 @@ use crate::session::machine::Gateway;
 use crate::smtp::Reply;
 use crate::spool::{Recovered, SegmentSpool, Spool, SpoolError};
 
+/// What a stop may take beyond the drain time: deliveries (30 s) and the spool's last records.
+const AFTER_DRAIN: Duration = Duration::from_secs(60);
 /// Events for the `event` hook that wait to be told; those beyond are not told.
 const MAX_EVENTS: usize = 4096;
 /// Events that are being told at a time; one plugin takes at most what its quota allows.
@@ -89,6 +94,8 @@ pub struct Server {
     spool: Arc<SegmentSpool>,
     stopping: watch::Sender<bool>,
     limits: Arc<ArcSwap<Limits>>,
+    supervisor: Supervisor,
+    drain: Duration,
     listeners: JoinSet<()>,
     services: JoinSet<()>,
     queue_task: tokio::task::JoinHandle<()>,
@@ -125,6 +132,7 @@ impl Server {
         let queue = Queue::new(setup::queue(settings), spool.clone(), delivery.clone(), prepare, log, metrics.clone());
         let (stopping, stopped) = watch::channel(false);
         let limits = Arc::new(ArcSwap::from_pointee(setup::connections(settings)));
+        let supervisor = Supervisor::from_environment();
         let parts = Parts {
             gateway: gateway.clone(),
             queue: queue.clone(),
@@ -132,6 +140,7 @@ impl Server {
             host,
             incoming,
             limits: limits.clone(),
+            supervisor: supervisor.clone(),
             certificates: Certificates::new(settings),
             registry: started.registry,
         };
@@ -149,6 +158,8 @@ impl Server {
             spool,
             stopping,
             limits,
+            supervisor,
+            drain: settings.server.drain_timeout,
         };
         // All sockets first: a port in use must not leave half a gateway.
         let sockets = server.bind(settings)?;
@@ -173,8 +184,20 @@ impl Server {
         &self.queue
     }
 
+    /// Tells the service manager that mail is taken, and from now on how it is. After signals can be handled: it may send
+    /// one at once.
+    pub fn supervise(&self) {
+        self.supervisor.ready();
+        let (spool, metrics) = (self.spool.clone(), self.gateway.clerk.metrics.clone());
+        let committer = spool.clone();
+        let turn = move || committer.clone().turn();
+        // Until the very end, beyond `stop`: it is watched until it is gone.
+        tokio::spawn(self.supervisor.clone().beat(turn, move || standing(&spool, &metrics)));
+    }
+
     /// In order, and not longer than the drain time for sessions and again for deliveries.
     pub async fn stop(mut self) {
+        self.supervisor.stopping(self.drain + AFTER_DRAIN);
         self.gateway.clerk.log.emit(Record::new("stopping"));
         // Nobody listens any more when it fails.
         let _ = self.stopping.send(true);
@@ -322,6 +345,17 @@ async fn open_spool(
     }
     let open = tokio::task::spawn_blocking(move || SegmentSpool::open(settings, metrics));
     Ok(open.await.map_err(|_| ServerError::Interrupted)??)
+}
+
+/// In a few words, for whoever asks the service manager.
+fn standing(spool: &SegmentSpool, metrics: &Metrics) -> String {
+    if !spool.is_healthy() {
+        return "takes no mail: the spool has failed; the log says why".to_owned();
+    }
+    let states = ["ready", "waiting", "delivering", "held", "quarantined"];
+    let queued: i64 = states.iter().map(|state| metrics.queue_messages.with_label_values(&[*state]).get()).sum();
+    let takes = if spool.has_room_for(0) { "takes mail" } else { "takes no mail, the spool is full" };
+    format!("{takes}; {} sessions, {queued} messages in the queue", metrics.sessions_open.get())
 }
 
 fn services(clerk: &Clerk, resolver: Resolver) -> host::Services {

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::connections::Limits;
 use super::plugins::{self, Change, Effective, Loaded, PluginError, Rack, Record as Installed, Registry};
 use super::setup;
+use super::supervisor::Supervisor;
 use super::tls::Certificates;
 use super::trial::Trials;
 use crate::config::settings::{self, PluginSource};
@@ -43,6 +44,7 @@ pub struct Parts {
     /// Where arriving bodies wait.
     pub incoming: PathBuf,
     pub limits: Arc<ArcSwap<Limits>>,
+    pub supervisor: Supervisor,
     pub certificates: Certificates,
     pub registry: Registry,
 }
@@ -221,6 +223,7 @@ impl Live {
     /// What a SIGHUP or `postern reload` does: all of the config anew, or nothing.
     pub async fn reload(&self) -> Result<String, String> {
         let _turn = self.turn().await;
+        let _told = self.parts.supervisor.reloading();
         let result = self.read_config_and_change().await.map_err(|refusal| refusal.to_string());
         let refused = result.as_ref().err().cloned();
         let (log, metrics) = (&self.parts.gateway.clerk.log, &self.parts.gateway.clerk.metrics);
