@@ -163,11 +163,9 @@ impl Signals {
 
 /// Plugins are compiled by a child of this same program, so that one made to hurt a compiler hurts nobody.
 fn compiler() -> Compiler {
-    match std::env::current_exe() {
-        Ok(program) => Compiler::Child { program },
-        // Without /proc there is no knowing who we are.
-        Err(_) => Compiler::InProcess,
-    }
+    // Not by its name: after an upgrade that is another program, and its code is none for us.
+    let program = PathBuf::from("/proc/self/exe");
+    if program.exists() { Compiler::Child { program } } else { Compiler::InProcess }
 }
 
 /// SIGHUP loads the config anew, beside whatever else goes on; SIGTERM and SIGINT end it.
