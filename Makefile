@@ -4,8 +4,9 @@
 CARGO ?= cargo
 TEST_FLAGS ?=
 RUN_FLAGS ?=
+PEERS_FLAGS ?=
 
-.PHONY: bench run test build plugins lint test-crash clean need-rust
+.PHONY: bench run test build plugins lint test-crash test-peers clean need-rust
 
 run: plugins
 	$(CARGO) run --quiet --package postern -- localserve $(RUN_FLAGS)
@@ -27,11 +28,19 @@ lint: plugins
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- --deny warnings
 	sh -n plugins/build
+	sh -n tests/peers/install
 
 # 200 kills instead of the 20 of `make test`.
 test-crash: plugins
 	$(CARGO) build --package postern
 	POSTERN_CRASH_ROUNDS=200 $(CARGO) test --package postern-tests --test suite -- crash --nocapture
+
+# Other mail servers and clients as peers (tests/peers); installs what it needs from Debian, PyPI and npm, hence root.
+# PEERS_FLAGS: passed to pytest, e.g. PEERS_FLAGS='-k swaks'.
+test-peers: plugins
+	@tests/peers/install
+	$(CARGO) build --package postern
+	timeout --foreground --kill-after=30 480 target/peers/venv/bin/python -B -m pytest tests/peers $(PEERS_FLAGS)
 
 # What single steps cost; the comparison with other servers is still to come.
 bench: plugins
