@@ -8,8 +8,9 @@ RUN_FLAGS ?=
 POSTERN ?= target/release/postern
 PREFIX ?= /usr/local
 DESTDIR ?=
+PEERS_FLAGS ?=
 
-.PHONY: bench run test build plugins install uninstall lint test-crash test-monitoring clean need-rust
+.PHONY: bench run test build plugins install uninstall lint test-crash test-monitoring test-peers clean need-rust
 
 run: plugins
 	$(CARGO) run --quiet --package postern -- localserve $(RUN_FLAGS)
@@ -45,6 +46,7 @@ lint: plugins
 	sh -n plugins/build
 	sh -n runtime/packaging/install
 	sh -n tests/monitoring
+	sh -n tests/peers/install
 
 # 200 kills instead of the 20 of `make test`.
 test-crash: plugins
@@ -55,6 +57,13 @@ test-crash: plugins
 test-monitoring: plugins
 	$(CARGO) build --package postern
 	tests/monitoring
+
+# Other mail servers and clients as peers (tests/peers); installs what it needs from Debian, PyPI and npm, hence root.
+# PEERS_FLAGS: passed to pytest, e.g. PEERS_FLAGS='-k swaks'.
+test-peers: plugins
+	@tests/peers/install
+	$(CARGO) build --package postern
+	timeout --foreground --kill-after=30 480 target/peers/venv/bin/python -B -m pytest tests/peers $(PEERS_FLAGS)
 
 # What single steps cost; the comparison with other servers is still to come.
 bench: plugins
