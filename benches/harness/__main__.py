@@ -38,18 +38,18 @@ def arguments():
     parser.add_argument("part", choices=["all", "compare", "swap"])
     parser.add_argument("--postern", required=True, help="the program, built for release")
     parser.add_argument("--load", required=True, help="the timing client, built for release")
-    parser.add_argument("--rounds", type=int, help="of each cell (5; 3 with --quick)")
+    parser.add_argument("--rounds", type=int, help="of each cell (5; 2 with --quick)")
     parser.add_argument("--seconds", type=float, help="of one run (4; 1.5 with --quick)")
-    parser.add_argument("--limit", type=float, help="seconds for everything (780; 170 with --quick)")
+    parser.add_argument("--limit", type=float, help="seconds for everything (780; 175 with --quick)")
     parser.add_argument("--swaps", type=int, help="in a run of plugin swaps (100; 20 with --quick)")
     parser.add_argument("--quick", action="store_true", help="a rough look in three minutes")
     parser.add_argument("--servers", default="postern,postfix", help="a comma between them")
     parser.add_argument("--scratch", default="/var/tmp", help="a directory on a real disk")
     parser.add_argument("--results", type=Path, default=servers.BENCHES / "RESULTS.md")
     options = parser.parse_args()
-    options.rounds = options.rounds or (3 if options.quick else 5)
+    options.rounds = options.rounds or (2 if options.quick else 5)
     options.seconds = options.seconds or (1.5 if options.quick else 4.0)
-    options.limit = options.limit or (170 if options.quick else 780)
+    options.limit = options.limit or (175 if options.quick else 780)
     options.swaps = options.swaps or (20 if options.quick else 100)
     options.servers = options.servers.lower().split(",")
     if unknown := set(options.servers) - SERVERS:
@@ -93,6 +93,8 @@ def measured(options, scratch, sink):
     failures = remarks + report.failures(swaps)
     remarks = failures + [f"slower than Postfix: {cell}" for cell in report.slower(rows)]
     remarks += ["the time was up before all rounds were run"] if plan.cut else []
+    if peers and (missing := {cell.name for cell in compare.CELLS} - {row.cell for row in rows}):
+        remarks.append(f"not measured: {'; '.join(sorted(missing))}")
     settings.append(("Time", f"{time.monotonic() - begun:.0f} s"))
     report.write(options.results, settings, rows, replies, swaps, remarks)
     for remark in remarks:
