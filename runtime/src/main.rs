@@ -188,9 +188,9 @@ async fn until_stopped(server: &Server, signals: &mut Signals) {
 }
 
 fn event_sink(settings: &Settings) -> anyhow::Result<Box<dyn Sink>> {
-    let Some(path) = &settings.log.file else { return Ok(Box::new(JsonLines(io::stdout()))) };
+    let Some(path) = &settings.log.file else { return Ok(Box::new(JsonLines::new(io::stdout()))) };
     let file = LogFile::open(path).with_context(|| format!("can't open the log {}", path.display()))?;
-    Ok(Box::new(JsonLines(file)))
+    Ok(Box::new(JsonLines::new(file)))
 }
 
 /// What a newcomer needs next.
