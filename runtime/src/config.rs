@@ -5,6 +5,8 @@
 //! This is the only module that reads the environment.
 
 mod check;
+pub mod effective;
+mod places;
 pub mod problem;
 mod section;
 pub mod settings;
@@ -15,6 +17,7 @@ mod written;
 
 use std::path::Path;
 
+pub use places::Places;
 pub use problem::{ConfigError, Place, Problem, Severity};
 pub use settings::{ByteSize, Secret, Settings};
 

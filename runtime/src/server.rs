@@ -4,6 +4,7 @@
 //! under way; then the spool writes its last records. What is not done by then is in the spool.
 
 pub mod acceptance;
+pub mod certificate;
 pub mod connections;
 pub mod control;
 pub mod http;
@@ -12,6 +13,7 @@ pub mod names;
 pub mod plugins;
 pub mod preparation;
 pub mod setup;
+pub mod status;
 pub mod story;
 pub mod tls;
 
@@ -26,10 +28,12 @@ use tokio::task::JoinSet;
 
 use self::acceptance::Acceptance;
 use self::connections::{Connections, Limits};
+use self::http::Readiness;
 use self::listener::Gate;
 use self::names::Names;
 use self::plugins::PluginError;
 use self::preparation::Preparation;
+use self::status::{Facts, Reloads};
 use crate::cli;
 use crate::config::{self, Settings};
 use crate::delivery::{Delivery, TlsSetupError};
@@ -92,6 +96,7 @@ pub struct Server {
     /// Where it listens, by the listeners' names; with the port that the system chose for port 0.
     addresses: Vec<(Arc<str>, SocketAddr)>,
     http: Option<SocketAddr>,
+    reloads: Arc<Reloads>,
 }
 
 impl Server {
@@ -127,6 +132,7 @@ impl Server {
             services: JoinSet::new(),
             addresses: Vec::new(),
             http: None,
+            reloads: Arc::default(),
             gateway,
             queue,
             delivery,
@@ -139,10 +145,12 @@ impl Server {
         let sockets = server.bind(settings)?;
         server.start_queue(recovered).await?;
         server.serve_mail(settings, sockets.mail, &stopped)?;
+        let ready = server.readiness(stopped);
         if let Some(http) = sockets.http {
-            server.serve_http(http, metrics, &stopped);
+            server.serve_http(http, metrics, ready.clone());
         }
-        server.serve_control(sockets.control, config);
+        let facts = server.facts(settings, config.clone(), ready);
+        server.serve_control(sockets.control, config, facts);
         Ok(server)
     }
 
@@ -253,14 +261,34 @@ impl Server {
         Ok(())
     }
 
-    fn serve_http(&mut self, socket: TcpListener, metrics: Arc<Metrics>, stopped: &watch::Receiver<bool>) {
-        let (spool, stopping) = (self.spool.clone(), stopped.clone());
-        let ready = Arc::new(move || match (spool.is_healthy(), *stopping.borrow()) {
+    fn readiness(&self, stopping: watch::Receiver<bool>) -> Readiness {
+        let spool = self.spool.clone();
+        Arc::new(move || match (spool.is_healthy(), *stopping.borrow()) {
             (false, _) => Err("the spool has failed"),
             (true, true) => Err("stopping"),
             (true, false) if !spool.has_room_for(0) => Err("the spool is full"),
             (true, false) => Ok(()),
-        });
+        })
+    }
+
+    fn facts(&self, settings: &Settings, config: Option<PathBuf>, ready: Readiness) -> Facts {
+        Facts {
+            started: jiff::Timestamp::now(),
+            host_name: settings.server.host_name.to_string(),
+            config,
+            listeners: ArcSwap::from_pointee(status::listeners(settings, &self.addresses)),
+            http: self.http,
+            gateway: self.gateway.clone(),
+            queue: self.queue.clone(),
+            limits: self.limits.clone(),
+            directory: settings.spool.directory.clone(),
+            reserve: settings.spool.reserve.0,
+            ready,
+            reloads: self.reloads.clone(),
+        }
+    }
+
+    fn serve_http(&mut self, socket: TcpListener, metrics: Arc<Metrics>, ready: Readiness) {
         self.services.spawn(async move {
             if let Err(error) = http::serve(socket, metrics, ready).await {
                 tracing::error!(%error, "the HTTP listener has ended");
@@ -268,11 +296,11 @@ impl Server {
         });
     }
 
-    fn serve_control(&mut self, socket: UnixListener, config: Option<PathBuf>) {
-        let (queue, reload) = (self.queue.clone(), self.reloader(config));
+    fn serve_control(&mut self, socket: UnixListener, config: Option<PathBuf>, facts: Facts) {
+        let (queue, reload, facts) = (self.queue.clone(), self.reloader(config), Arc::new(facts));
         self.services.spawn(cli::control::serve(socket, move |request| {
-            let (queue, reload) = (queue.clone(), reload.clone());
-            async move { control::answer(request, queue, reload.reload()).await }
+            let (queue, reload, facts) = (queue.clone(), reload.clone(), facts.clone());
+            async move { control::answer(request, queue, &facts, reload.reload()).await }
         }));
     }
 
@@ -286,6 +314,7 @@ impl Server {
             host: self.host.clone(),
             incoming: self.spool.incoming_directory().to_owned(),
             limits: self.limits.clone(),
+            reloads: self.reloads.clone(),
             one_at_a_time: Arc::default(),
         }
     }
@@ -304,6 +333,7 @@ pub struct Reloader {
     host: Arc<Host>,
     incoming: PathBuf,
     limits: Arc<ArcSwap<Limits>>,
+    reloads: Arc<Reloads>,
     one_at_a_time: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -311,6 +341,12 @@ impl Reloader {
     /// All of it or nothing: on any error the old config stays in force.
     pub async fn reload(&self) -> Result<String, String> {
         let _alone = self.one_at_a_time.lock().await;
+        let outcome = self.apply().await;
+        self.reloads.note(&outcome);
+        outcome
+    }
+
+    async fn apply(&self) -> Result<String, String> {
         let path = self.config.clone().ok_or("this gateway runs without a config file")?;
         let load = tokio::task::spawn_blocking(move || config::load(&path, &plugins::builtins()));
         let loaded = load.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
