@@ -4,8 +4,12 @@
 CARGO ?= cargo
 TEST_FLAGS ?=
 RUN_FLAGS ?=
+# What `make install` puts where: POSTERN is the binary; DESTDIR comes in front of every path, for packages.
+POSTERN ?= target/release/postern
+PREFIX ?= /usr/local
+DESTDIR ?=
 
-.PHONY: bench run test build plugins lint test-crash clean need-rust
+.PHONY: bench run test build plugins install uninstall lint test-crash test-monitoring clean need-rust
 
 run: plugins
 	$(CARGO) run --quiet --package postern -- localserve $(RUN_FLAGS)
@@ -19,6 +23,18 @@ build: plugins
 	$(CARGO) build --release --package postern
 	@echo "The binary is target/release/postern"
 
+# Binary, manual, completions, systemd unit; see runtime/docs/install.md.
+install: $(POSTERN)
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" POSTERN="$(POSTERN)" runtime/packaging/install install
+	@echo "Installed in $(DESTDIR)$(PREFIX); what is next is in runtime/docs/install.md"
+
+uninstall:
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" runtime/packaging/install uninstall
+
+# Only when it is missing: after a change, `make build` first.
+target/release/postern:
+	$(MAKE) build
+
 # The default plugin set as WebAssembly, in target/plugins; installs or names what it needs for that.
 plugins: need-rust
 	@plugins/build
@@ -27,11 +43,18 @@ lint: plugins
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- --deny warnings
 	sh -n plugins/build
+	sh -n runtime/packaging/install
+	sh -n tests/monitoring
 
 # 200 kills instead of the 20 of `make test`.
 test-crash: plugins
 	$(CARGO) build --package postern
 	POSTERN_CRASH_ROUNDS=200 $(CARGO) test --package postern-tests --test suite -- crash --nocapture
+
+# Dashboard and alerts, with promtool from Debian's package prometheus, against a gateway that runs.
+test-monitoring: plugins
+	$(CARGO) build --package postern
+	tests/monitoring
 
 # What single steps cost; the comparison with other servers is still to come.
 bench: plugins

@@ -4,9 +4,12 @@
 //! What runs the gateway (`serve`, `localserve`) and what it runs (`compile-plugin`) is `main`'s.
 
 pub mod check;
+pub mod completions;
 pub mod config;
 pub mod control;
+pub mod man;
 pub mod password;
+pub mod plugin;
 pub mod queue;
 pub mod reload;
 pub mod status;
@@ -67,6 +70,9 @@ pub enum Tool {
     Status,
     /// Let the running gateway read its config again; a wrong one changes nothing.
     Reload,
+    /// Look after the plugins of the running gateway.
+    #[command(subcommand)]
+    Plugin(plugin::Plugin),
     /// Look at waiting mail and change what becomes of it.
     #[command(subcommand)]
     Queue(Queue),
@@ -74,6 +80,18 @@ pub enum Tool {
     Trace(Trace),
     /// Read a password from standard input and print its hash, for `password_hash`.
     Password,
+    /// Print what lets a shell complete the commands: bash, zsh, fish, elvish or powershell.
+    #[command(hide = true)]
+    Completions {
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual, a page for each command, into a directory that is there.
+    #[command(hide = true)]
+    Man {
+        #[arg(value_name = "DIRECTORY")]
+        directory: PathBuf,
+    },
 }
 
 #[derive(Debug, Default, Args)]
@@ -212,9 +230,12 @@ pub fn run(tool: &Tool, context: &Context<'_>, streams: &mut Streams<'_>) -> u8 
         Tool::Config(Config::Show { effective, origin }) => config::show(*effective, *origin, context, streams),
         Tool::Status => status::run(context, streams),
         Tool::Reload => reload::run(context, streams),
+        Tool::Plugin(plugin) => plugin::run(plugin, context, streams),
         Tool::Queue(queue) => queue::run(queue, context, streams),
         Tool::Trace(trace) => trace::run(trace, context, streams),
         Tool::Password => password::run(context, streams),
+        Tool::Completions { shell } => completions::run(*shell, streams),
+        Tool::Man { directory } => man::run(directory, streams),
     };
     match result {
         Ok(code) => code,

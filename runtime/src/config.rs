@@ -17,6 +17,7 @@ mod written;
 
 use std::path::Path;
 
+pub use check::{Identity, Installed, declare};
 pub use places::Places;
 pub use problem::{ConfigError, Place, Problem, Severity};
 pub use settings::{ByteSize, Secret, Settings};

@@ -2,7 +2,10 @@
 //!
 //! A Unix socket of mode 0600 in the spool directory; peers of another user are turned away as well. One JSON object a
 //! line, a [`Request`] and then its [`Response`], as often as the client likes. A line that is too long or no request
-//! is answered with an error and ends the connection; it can't do more.
+//! is answered with an error and ends the connection; it can't do more. The octets of a component follow the line of the
+//! request that installs it.
+
+pub mod plugin;
 
 mod mail;
 pub mod vitals;
@@ -14,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 
@@ -22,12 +25,15 @@ use self::mail::MAX_ERROR_TEXT;
 pub(super) use self::mail::seconds;
 pub use self::mail::{Cause, Changed, Cursor, Detail, Left, RecipientDetail, Selection, State, Summary, Verb};
 use self::vitals::Vitals;
+use crate::host::{Accounts, check_size};
 use crate::mail::MessageId;
 
 /// Octets of a request's line.
 const MAX_REQUEST: u64 = 64 * 1024;
 /// Octets of a response's line. A page has at most [`MAX_PAGE`] messages.
 const MAX_RESPONSE: u64 = 16 << 20;
+/// Octets of a component that are waited for at a time.
+const COMPONENT_READ: u64 = 1 << 20;
 /// Messages in one response.
 pub const MAX_PAGE: u32 = 500;
 /// Ids in one request.
@@ -35,6 +41,8 @@ pub const MAX_IDS: usize = 1000;
 const MAX_CONNECTIONS: usize = 16;
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the gateway may take for what may have to compile components and try them out.
+const INSTALLING: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
@@ -52,7 +60,9 @@ pub enum Request {
         limit: u32,
     },
     /// Answered with `Message`.
-    Show { id: MessageId },
+    Show {
+        id: MessageId,
+    },
     /// One step of a verb over the messages named, or over those selected; answered with `Changed`. A queue of any length
     /// is changed step by step, each taking bounded time and memory.
     Change {
@@ -73,6 +83,39 @@ pub enum Request {
     Status,
     /// Answered with `Done`.
     Reload,
+    PluginInstall {
+        install: plugin::Install,
+        /// What follows the line.
+        #[serde(skip)]
+        source: Vec<u8>,
+    },
+    /// Answered with `Plugins`; of all scopes without one.
+    PluginList {
+        scope: Option<String>,
+    },
+    /// Answered with `Plugin`.
+    PluginShow {
+        scope: String,
+        name: String,
+    },
+    /// Into the chain of a scope, or out of it.
+    PluginSwitch {
+        scope: String,
+        name: String,
+        enabled: bool,
+    },
+    /// Answered with `Usage`; of all scopes without one.
+    PluginUsage {
+        scope: Option<String>,
+    },
+    PluginRollback {
+        scope: String,
+        name: String,
+    },
+    PluginRemove {
+        scope: String,
+        name: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -91,6 +134,15 @@ pub enum Response {
     },
     Status {
         status: Box<Vitals>,
+    },
+    Plugins {
+        plugins: Vec<plugin::State>,
+    },
+    Plugin {
+        plugin: Box<plugin::Detail>,
+    },
+    Usage {
+        usage: Accounts,
     },
     Done {
         message: String,
@@ -161,12 +213,28 @@ impl Client {
         let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
         line.push(b'\n');
         self.stream.get_mut().write_all(&line)?;
+        if let Request::PluginInstall { source, .. } = request {
+            self.stream.get_mut().write_all(source)?;
+        }
+        self.stream.get_ref().set_read_timeout(Some(patience(request)))?;
         line.clear();
         (&mut self.stream).take(MAX_RESPONSE).read_until(b'\n', &mut line)?;
         if line.is_empty() {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
         serde_json::from_slice(&line).map_err(|_| ControlError::Garbled)
+    }
+}
+
+/// How long the gateway may take to answer.
+fn patience(request: &Request) -> Duration {
+    match request {
+        Request::Reload
+        | Request::PluginInstall { .. }
+        | Request::PluginSwitch { .. }
+        | Request::PluginRollback { .. }
+        | Request::PluginRemove { .. } => INSTALLING,
+        _ => PATIENCE,
     }
 }
 
@@ -235,8 +303,11 @@ where
         if tokio::time::timeout(PATIENCE, bounded.read_until(b'\n', &mut line)).await?? == 0 {
             return Ok(());
         }
-        let request = parse(&line);
+        let mut request = parse(&line);
         let ends = request.is_err();
+        if let Ok(Request::PluginInstall { install, source }) = &mut request {
+            *source = read_component(&mut reader, install.octets).await?;
+        }
         let response = match request {
             Ok(request) => handler(request).await,
             Err(refusal) => refusal,
@@ -251,6 +322,20 @@ where
             return Ok(());
         }
     }
+}
+
+/// Cut off half way it is an error that ends the connection, and nobody has seen any of it.
+async fn read_component(reader: &mut (impl AsyncRead + Unpin), octets: u64) -> io::Result<Vec<u8>> {
+    let mut source = Vec::new();
+    while (source.len() as u64) < octets {
+        let left = octets - source.len() as u64;
+        let mut bounded = reader.take(left.min(COMPONENT_READ));
+        let read = tokio::time::timeout(PATIENCE, bounded.read_to_end(&mut source)).await??;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(source)
 }
 
 fn parse(line: &[u8]) -> Result<Request, Response> {
@@ -274,6 +359,10 @@ fn parse(line: &[u8]) -> Result<Request, Response> {
         {
             Err(invalid(format!("`error` has more than {MAX_ERROR_TEXT} octets")))
         }
+        Ok(Request::PluginInstall { install, source }) => match check_size(install.octets) {
+            Ok(()) => Ok(Request::PluginInstall { install, source }),
+            Err(error) => Err(invalid(error.to_string())),
+        },
         Ok(request) => Ok(request),
         Err(error) => Err(invalid(error.to_string())),
     }

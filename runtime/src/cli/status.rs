@@ -78,9 +78,10 @@ fn screen(vitals: &Vitals) -> String {
 
 fn config(vitals: &Vitals) -> String {
     let file = vitals.config.as_ref().map_or_else(|| "no file".to_owned(), |path| path.display().to_string());
-    match vitals.reloaded {
-        Some(at) => format!("{file}, reloaded {} ago", span(vitals.now, at)),
-        None => format!("{file}, as it was at the start"),
+    match (vitals.reloaded, &vitals.refused) {
+        (Some(at), _) => format!("{file}, reloaded {} ago", span(vitals.now, at)),
+        (None, None) => format!("{file}, as it was at the start"),
+        (None, Some(_)) => file,
     }
 }
 
@@ -228,7 +229,6 @@ mod tests {
         let healthy = healthy();
         Vitals {
             not_ready: Some("the spool is full".to_owned()),
-            reloaded: Some(at("2026-03-01T11:00:00Z")),
             refused: Some(RefusedReload { at: at("2026-03-01T11:59:00Z"), error: "error: unknown key `x`".to_owned() }),
             queue: Queue { waiting: 500, held: 1, oldest: 7260, down: vec![down], down_total: 3, ..healthy.queue },
             spool: Spool { free: Some(10 << 20), damaged: 2, ..healthy.spool },
@@ -265,7 +265,7 @@ Plugins    3 in use
         assert!(!text.contains('\u{1b}'), "{text}");
         for line in [
             "postern 0.1.0 on mx.example.net: NOT READY, the spool is full; up 3d 4h, process 4711",
-            "Config     /etc/postern/postern.toml, reloaded 1h ago",
+            "Config     /etc/postern/postern.toml",
             "           RELOAD REFUSED 1m ago: error: unknown key `x`",
             "Queue      500 waiting, 1 held; the oldest is 2h 1m old",
             "           DOWN mx:example.org: 400 messages, 1 failure, tried again in 5m: 451 4.4.1 \\u{1b}[31mno answer",

@@ -95,6 +95,7 @@ impl Shower<'_> {
         single("delivery", one("delivery"), default::delivery(settings));
         single("dns", one("dns"), default::dns(settings));
         single("log", one("log"), default::log(settings));
+        single("plugins", one("plugins"), default::plugins(settings));
         single("chain", one("chain"), default::chain(settings));
         let mut list = |name: &'static str, filled: &dyn Fn(usize, &DeTable<'_>) -> Vec<Filled>| {
             for (n, element) in elements(root, name).enumerate() {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::live::{Live, Refusal};
 use super::status::Facts;
 use crate::cli::control::{
     self, Cause, Cursor, Detail, ErrorKind, Left, RecipientDetail, Request, Response, Selection, State, Summary, Verb,
@@ -14,13 +15,8 @@ const STEP: usize = 2000;
 /// Messages that the answer names of those that were not changed.
 const MAX_LEFT: usize = 20;
 
-/// One request. `reload` does what a SIGHUP does.
-pub async fn answer(
-    request: Request,
-    queue: Arc<Queue>,
-    facts: &Facts,
-    reload: impl Future<Output = Result<String, String>> + Send,
-) -> Response {
+/// One request.
+pub async fn answer(request: Request, queue: Arc<Queue>, live: Arc<Live>, facts: Arc<Facts>) -> Response {
     match request {
         Request::List { ids, selection, after, limit } => {
             let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -39,11 +35,39 @@ pub async fn answer(
             change(&queue, verb, &filter, until).await
         }
         Request::Status => Response::Status { status: Box::new(facts.vitals()) },
-        Request::Reload => match reload.await {
-            Ok(message) => Response::Done { message },
-            Err(message) => Response::error(ErrorKind::Failed, message),
-        },
+        Request::Reload => finished(live.reload().await.map_err(|why| Response::error(ErrorKind::Failed, why))),
+        Request::PluginInstall { install, source } => finished(live.install(install, source).await.map_err(refused)),
+        Request::PluginSwitch { scope, name, enabled } => {
+            finished(live.switch(&scope, &name, enabled).await.map_err(refused))
+        }
+        Request::PluginRollback { scope, name } => finished(live.roll_back(&scope, &name).await.map_err(refused)),
+        Request::PluginRemove { scope, name } => finished(live.remove(&scope, &name).await.map_err(refused)),
+        Request::PluginList { scope } => {
+            let plugins = live.plugins(scope.as_deref());
+            plugins.map_or_else(refused, |plugins| Response::Plugins { plugins })
+        }
+        Request::PluginUsage { scope } => {
+            let usage = live.usage(scope.as_deref());
+            usage.map_or_else(refused, |usage| Response::Usage { usage })
+        }
+        Request::PluginShow { scope, name } => {
+            let plugin = live.plugin(&scope, &name);
+            plugin.map_or_else(refused, |plugin| Response::Plugin { plugin: Box::new(plugin) })
+        }
     }
+}
+
+fn finished(result: Result<String, Response>) -> Response {
+    result.map_or_else(|refused| refused, |message| Response::Done { message })
+}
+
+fn refused(refusal: Refusal) -> Response {
+    let kind = match refusal {
+        Refusal::NoPlugin { .. } => ErrorKind::NotFound,
+        Refusal::Invalid(_) => ErrorKind::Invalid,
+        _ => ErrorKind::Failed,
+    };
+    Response::error(kind, refusal.to_string())
 }
 
 async fn change(queue: &Arc<Queue>, verb: Verb, filter: &Filter, until: MessageId) -> Response {

@@ -1,26 +1,24 @@
 //! A running gateway at a glance, for `postern status`: facts that others keep, gathered when someone asks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use prometheus::core::Collector as _;
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::certificate;
-use super::connections::Limits;
 use super::http::Readiness;
+use super::live::Live;
 use crate::cli::control::vitals::{
     Down, Listener, Messages, OpenBreaker, Plugins, Queue as QueueVitals, RefusedReload, Sessions, Spool, Vitals,
 };
 use crate::config::Settings;
 use crate::config::settings::{self, ListenerTls};
-use crate::pipeline::{Chain, Chains, Scope};
-use crate::queue::{Queue, Standing};
-use crate::session::machine::Gateway;
+use crate::pipeline::{Chain, Chains};
+use crate::queue::Standing;
 
 /// Destinations that are down and named.
 const MAX_DOWN: usize = 10;
@@ -32,83 +30,45 @@ const MAX_ERROR: usize = 500;
 /// What an answer is made of.
 pub struct Facts {
     pub started: Timestamp,
-    pub host_name: String,
-    /// `None`: it runs without a file.
-    pub config: Option<PathBuf>,
-    /// Of [`listeners`]; stored anew when certificates change.
-    pub listeners: ArcSwap<Vec<Listener>>,
+    /// Where it listens, by the listeners' names.
+    pub addresses: Vec<(Arc<str>, SocketAddr)>,
     pub http: Option<SocketAddr>,
-    pub gateway: Arc<Gateway>,
-    pub queue: Arc<Queue>,
-    pub limits: Arc<ArcSwap<Limits>>,
     /// Of the spool, and the octets that new mail leaves free there.
     pub directory: PathBuf,
     pub reserve: u64,
     pub ready: Readiness,
-    pub reloads: Arc<Reloads>,
-}
-
-/// How the reloads went. Whoever reloads says so.
-#[derive(Debug, Default)]
-pub struct Reloads(Mutex<Outcomes>);
-
-#[derive(Debug, Clone, Default)]
-struct Outcomes {
-    /// The last one that put a config into force.
-    done: Option<Timestamp>,
-    /// The last one, when it was refused.
-    refused: Option<RefusedReload>,
-}
-
-impl Reloads {
-    /// An error is kept by its first line.
-    pub fn note<T>(&self, outcome: &Result<T, String>) {
-        let at = Timestamp::now();
-        let mut outcomes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match outcome {
-            Ok(_) => *outcomes = Outcomes { done: Some(at), refused: None },
-            Err(error) => {
-                let line = error.lines().next().unwrap_or_default();
-                let end = (0..=MAX_ERROR).rev().find(|&at| line.is_char_boundary(at)).unwrap_or(0);
-                let error = line.get(..end).unwrap_or(line).to_owned();
-                outcomes.refused = Some(RefusedReload { at, error });
-            }
-        }
-    }
-
-    fn outcomes(&self) -> Outcomes {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
+    pub live: Arc<Live>,
 }
 
 impl Facts {
     pub fn vitals(&self) -> Vitals {
-        let metrics = &self.gateway.clerk.metrics;
-        let Outcomes { done, refused } = self.reloads.outcomes();
-        let not_ready = (self.ready)().err();
+        let parts = &self.live.parts;
+        let metrics = &parts.gateway.clerk.metrics;
+        let in_force = self.live.in_force();
+        let reload = self.live.last_reload();
         Vitals {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            host_name: self.host_name.clone(),
-            config: self.config.clone(),
+            host_name: in_force.settings.server.host_name.to_string(),
+            config: self.live.config().map(Path::to_owned),
             started: self.started,
             now: Timestamp::now(),
-            not_ready: not_ready.map(str::to_owned),
-            reloaded: done,
-            refused,
-            listeners: self.listeners.load().to_vec(),
+            not_ready: (self.ready)().err().map(str::to_owned),
+            reloaded: reload.as_ref().filter(|reload| reload.refused.is_none()).map(|reload| reload.time),
+            refused: reload.and_then(|reload| Some(refused(reload.time, &reload.refused?))),
+            listeners: listeners(&in_force.settings, &self.addresses),
             http: self.http,
-            sessions: Sessions { open: level(&metrics.sessions_open), limit: self.limits.load().total as u64 },
+            sessions: Sessions { open: level(&metrics.sessions_open), limit: parts.limits.load().total as u64 },
             queue: self.queue(),
             spool: self.spool(),
-            plugins: plugins(&self.gateway.current.load().chains, &metrics.plugin_breaker_open),
+            plugins: plugins(&parts.gateway.current.load().chains, &metrics.plugin_breaker_open),
             messages: messages(&metrics.messages),
             events_dropped: metrics.log_dropped.get(),
         }
     }
 
     fn queue(&self) -> QueueVitals {
-        let overview = self.queue.overview(MAX_DOWN);
+        let overview = self.live.parts.queue.overview(MAX_DOWN);
         let count = |standing| {
             overview.counts.iter().filter(|(other, _)| *other == standing).map(|(_, count)| *count as u64).sum()
         };
@@ -135,7 +95,7 @@ impl Facts {
     }
 
     fn spool(&self) -> Spool {
-        let metrics = &self.gateway.clerk.metrics;
+        let metrics = &self.live.parts.gateway.clerk.metrics;
         let free = rustix::fs::statvfs(&self.directory).ok();
         Spool {
             directory: self.directory.clone(),
@@ -152,22 +112,28 @@ fn level(gauge: &IntGauge) -> u64 {
     u64::try_from(gauge.get()).unwrap_or(0)
 }
 
-/// As `addresses` says where they listen, with the port that the system chose for port 0.
-pub fn listeners(settings: &Settings, addresses: &[(Arc<str>, SocketAddr)]) -> Vec<Listener> {
-    let address = |listener: &settings::Listener| {
-        let bound = addresses.iter().find(|(name, _)| *name == listener.name);
-        bound.map_or(listener.address, |(_, address)| *address)
-    };
+/// By the first line of the error.
+fn refused(at: Timestamp, error: &str) -> RefusedReload {
+    let line = error.lines().next().unwrap_or_default();
+    let end = (0..=MAX_ERROR).rev().find(|&at| line.is_char_boundary(at)).unwrap_or(0);
+    RefusedReload { at, error: line.get(..end).unwrap_or(line).to_owned() }
+}
+
+/// Those that take mail: one that came with a reload waits for a restart. Certificates are those in force.
+fn listeners(settings: &Settings, addresses: &[(Arc<str>, SocketAddr)]) -> Vec<Listener> {
     let expires = |listener: &settings::Listener| {
         let chain = &listener.certificate.as_ref()?.certified_key.cert;
         Some(certificate::Facts::read(chain.first()?)?.expires)
     };
-    let listed = settings.listeners.iter().map(|listener| Listener {
-        name: listener.name.to_string(),
-        address: address(listener),
-        role: listener.role.name().to_owned(),
-        tls: tls(listener.tls).to_owned(),
-        certificate_expires: expires(listener),
+    let listed = settings.listeners.iter().filter_map(|listener| {
+        let (_, address) = addresses.iter().find(|(name, _)| *name == listener.name)?;
+        Some(Listener {
+            name: listener.name.to_string(),
+            address: *address,
+            role: listener.role.name().to_owned(),
+            tls: tls(listener.tls).to_owned(),
+            certificate_expires: expires(listener),
+        })
     });
     listed.collect()
 }
@@ -195,13 +161,13 @@ fn messages(counted: &IntCounterVec) -> Messages {
 }
 
 fn plugins(chains: &Chains, breakers: &IntGaugeVec) -> Plugins {
-    let mut scopes: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut names = BTreeSet::new();
     let mut filters = BTreeSet::new();
-    for (scope, chain) in all(chains) {
+    for chain in all(chains) {
         for entry in &chain.entries {
             // One plugin may stand in many chains.
             filters.insert(Arc::as_ptr(&entry.filter).cast::<()>());
-            scopes.entry(entry.name.to_string()).or_default().insert(scope.to_string());
+            names.insert(entry.name.to_string());
         }
     }
     let families = breakers.collect();
@@ -213,18 +179,14 @@ fn plugins(chains: &Chains, breakers: &IntGaugeVec) -> Plugins {
             found.map(|label| label.value().to_owned())
         };
         let plugin = label("plugin")?;
-        // Those of one name in several scopes share a series, unless it says whose it is.
-        let whose = label("scope").map(|scope| BTreeSet::from([scope])).or_else(|| scopes.get(&plugin).cloned());
         // A series stays when its plugin has gone.
-        Some(OpenBreaker { plugin, scopes: whose?.into_iter().collect() })
+        names.contains(&plugin).then(|| OpenBreaker { plugin, scopes: label("scope").into_iter().collect() })
     });
     Plugins { count: filters.len() as u64, open: open.take(MAX_OPEN).collect() }
 }
 
-fn all(chains: &Chains) -> impl Iterator<Item = (Scope, &Arc<Chain>)> {
-    let resellers = chains.resellers.iter().map(|(name, chain)| (Scope::Reseller(name.clone()), chain));
-    let tenants = chains.tenants.iter().map(|(name, chain)| (Scope::Tenant(name.clone()), chain));
-    std::iter::once((Scope::Platform, &chains.platform)).chain(resellers).chain(tenants)
+fn all(chains: &Chains) -> impl Iterator<Item = &Arc<Chain>> {
+    std::iter::once(&chains.platform).chain(chains.resellers.values()).chain(chains.tenants.values())
 }
 
 #[cfg(test)]
@@ -233,18 +195,11 @@ mod tests {
     use crate::metrics::Metrics;
 
     #[test]
-    fn a_refused_reload_is_known_until_one_succeeds() {
-        let reloads = Reloads::default();
-        reloads.note(&Ok(()));
-        let done = reloads.outcomes().done;
-        reloads.note::<()>(&Err("error: unknown key `x`\n  --> postern.toml:1:1\n".to_owned()));
-        let outcomes = reloads.outcomes();
-        assert_eq!(outcomes.done, done);
-        assert_eq!(outcomes.refused.unwrap().error, "error: unknown key `x`");
-        reloads.note::<()>(&Err("é".repeat(600)));
-        assert_eq!(reloads.outcomes().refused.unwrap().error.len(), MAX_ERROR);
-        reloads.note(&Ok(()));
-        assert_eq!(reloads.outcomes().refused, None);
+    fn a_refusal_is_told_by_its_first_line() {
+        let line = |error: &str| refused(Timestamp::UNIX_EPOCH, error).error;
+        assert_eq!(line("error: unknown key `x`\n  --> postern.toml:1:1\n"), "error: unknown key `x`");
+        assert_eq!(line(&"é".repeat(600)).len(), MAX_ERROR);
+        assert_eq!(line(""), "");
     }
 
     #[test]
@@ -260,7 +215,7 @@ mod tests {
     #[test]
     fn the_breaker_of_a_plugin_that_has_gone_is_not_shown() {
         let metrics = Metrics::new().unwrap();
-        metrics.plugin_breaker_open.with_label_values(&["gone"]).set(1);
+        metrics.plugin_breaker_open.with_label_values(&["gone", "platform"]).set(1);
         assert_eq!(plugins(&Chains::default(), &metrics.plugin_breaker_open), Plugins::default());
     }
 }

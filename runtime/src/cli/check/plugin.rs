@@ -10,8 +10,9 @@ use crate::dns::Resolver;
 use crate::host::{self, Compiler, Counters, Host, Services};
 use crate::log::EventLog;
 use crate::metrics::Metrics;
+use crate::server::live::{self, Refusal};
 use crate::server::names::Names;
-use crate::server::plugins::{self, PluginError};
+use crate::server::plugins::PluginError;
 use crate::server::setup;
 
 /// Plugins that are found broken in one run.
@@ -43,27 +44,45 @@ pub(super) async fn check(
     let mut host_settings = setup::host(settings, compiler);
     host_settings.cache = host_settings.cache.filter(|cache| is_ours(cache.as_path()));
     let host = match Host::new(host_settings, services) {
-        Ok(host) => host,
+        Ok(host) => Arc::new(host),
         Err(error) => return report.error(("plugin", "", ""), error.to_string(), ""),
     };
     // Loading ends at the first that does not: it is taken out, and the rest tried again, out of the cache mostly.
     let mut rest = settings.clone();
     for _ in 0..MAX_BROKEN {
-        let Err(error) = plugins::load(&host, &rest).await else { return };
-        let name = culprit(&error).clone();
-        report.error(("plugin", &name, "source"), error.to_string(), "");
+        let Err(refusal) = live::try_out(&host, &rest).await else { return };
+        let Some(name) = culprit(&refusal).cloned() else {
+            return report.error(("plugins", "", "directory"), refusal.to_string(), "");
+        };
+        report.error(("plugin", &name, "source"), refusal.to_string(), "");
         let without = |chain: &mut Vec<ChainEntry>| chain.retain(|entry| entry.plugin.name != name);
+        let before = entries(&rest);
         without(&mut rest.chains.platform);
         rest.chains.resellers.values_mut().chain(rest.chains.tenants.values_mut()).for_each(without);
+        // One that was installed can't be taken out of the config.
+        if entries(&rest) == before {
+            return;
+        }
     }
 }
 
-fn culprit(error: &PluginError) -> &Arc<str> {
-    match error {
-        PluginError::Read { name, .. }
-        | PluginError::NoBuiltin { name, .. }
-        | PluginError::Table { name, .. }
-        | PluginError::Load { name, .. } => name,
+fn entries(settings: &Settings) -> usize {
+    let chains = &settings.chains;
+    let scoped = chains.resellers.values().chain(chains.tenants.values());
+    chains.platform.len() + scoped.map(Vec::len).sum::<usize>()
+}
+
+/// `None`: it is not about one plugin.
+fn culprit(refusal: &Refusal) -> Option<&Arc<str>> {
+    match refusal {
+        Refusal::Plugin(
+            PluginError::NoBuiltin { name, .. }
+            | PluginError::Table { name, .. }
+            | PluginError::Load { name, .. }
+            | PluginError::Damaged { name, .. }
+            | PluginError::Interrupted { name },
+        ) => Some(name),
+        _ => None,
     }
 }
 
@@ -78,6 +97,7 @@ fn is_ours(cache: &Path) -> bool {
 mod tests {
     use super::*;
     use crate::config::{self, Places};
+    use crate::server::plugins;
 
     #[tokio::test]
     async fn every_plugin_that_does_not_load_is_named() {

@@ -19,7 +19,7 @@ pub struct Vitals {
     pub now: Timestamp,
     /// Why it takes no mail just now; `None`: it does.
     pub not_ready: Option<String>,
-    /// When the config that is in force was put there; `None`: at the start.
+    /// When the last reload put a config in force; `None`: there was none, or it was refused.
     pub reloaded: Option<Timestamp>,
     /// The last reload, when that was refused.
     pub refused: Option<RefusedReload>,
@@ -109,7 +109,7 @@ pub struct Plugins {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenBreaker {
     pub plugin: String,
-    /// Whose plugins of that name are in use, e.g. `tenant:company`.
+    /// Whose it is, e.g. `tenant:company`.
     pub scopes: Vec<String>,
 }
 

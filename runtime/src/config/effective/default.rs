@@ -116,6 +116,16 @@ pub(super) fn log(settings: &Settings) -> Vec<Filled> {
     vec![none("file"), value("level", settings.log.level.as_str().to_ascii_lowercase())]
 }
 
+pub(super) fn plugins(settings: &Settings) -> Vec<Filled> {
+    let installation = &settings.installation;
+    vec![
+        value("directory", absolute(&installation.directory)),
+        value("keep_versions", installation.keep_versions),
+        value("rollback_failures", installation.rollback_failures),
+        duration("rollback_window", installation.rollback_window),
+    ]
+}
+
 pub(super) fn chain(settings: &Settings) -> Vec<Filled> {
     vec![Filled::Resolved("platform", Some(entries(&settings.chains.platform, true)))]
 }
