@@ -5,6 +5,8 @@
 //! This is the only module that reads the environment.
 
 mod check;
+pub mod effective;
+mod places;
 pub mod problem;
 mod section;
 pub mod settings;
@@ -16,6 +18,7 @@ mod written;
 use std::path::Path;
 
 pub use check::{Identity, Installed, declare};
+pub use places::Places;
 pub use problem::{ConfigError, Place, Problem, Severity};
 pub use settings::{ByteSize, Secret, Settings};
 

@@ -141,7 +141,7 @@ async fn r54_recipients_with_routes_of_their_own_become_messages_of_their_own() 
     };
     assert_eq!(ways(&bench.hop), expected(["one", "tenant", "two"]));
     assert_eq!(bench.plan.asked(), [ROUTED.map(str::to_owned)], "one question for all three");
-    let list = bench.queue.list(&Filter::default()).await.unwrap();
+    let list = bench.queue.list(&Filter::default()).await.unwrap().messages;
     assert_eq!(list.len(), 3);
     assert!(list.iter().any(|summary| summary.id == id && summary.recipient == "b@example.org"));
     for summary in list {
@@ -223,7 +223,7 @@ async fn verdicts() {
         bench.pass(10).await;
         let to: Vec<_> = bench.hop.sent().into_iter().flat_map(|sent| sent.to).collect();
         assert_eq!(to, delivered_to, "{verdict:?} {authenticated}");
-        let list = bench.queue.list(&Filter::default()).await.unwrap();
+        let list = bench.queue.list(&Filter::default()).await.unwrap().messages;
         assert_eq!(list.first().map(|summary| summary.state), kept, "{verdict:?} {authenticated}");
         assert_eq!(bench.spool.ids().len(), list.len(), "{verdict:?}");
     }
