@@ -98,7 +98,7 @@ fn run(
     let writer = std::thread::Builder::new().name("event-log".to_owned()).spawn(move || pump(&events, &mut sinks))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
-        let server = Server::start(&settings, Some(config), log, metrics, compiler()).await?;
+        let server = Server::start(&settings, Some(config), log, metrics, Compiler::this_program()).await?;
         for (name, address) in server.addresses() {
             tracing::info!(%address, "listener {name} takes mail");
         }
@@ -159,13 +159,6 @@ impl Signals {
             _ = self.interrupt.recv() => {}
         }
     }
-}
-
-/// Plugins are compiled by a child of this same program, so that one made to hurt a compiler hurts nobody.
-fn compiler() -> Compiler {
-    // Not by its name: after an upgrade that is another program, and its code is none for us.
-    let program = PathBuf::from("/proc/self/exe");
-    if program.exists() { Compiler::Child { program } } else { Compiler::InProcess }
 }
 
 /// SIGHUP loads the config anew, beside whatever else goes on; SIGTERM and SIGINT end it.

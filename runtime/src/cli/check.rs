@@ -13,6 +13,7 @@ use serde_json::json;
 use super::terminal::printable;
 use super::{Check, CliError, Context, OK, Streams, WRONG};
 use crate::config::{self, Problem, Settings, Severity};
+use crate::host::Compiler;
 use crate::server::plugins;
 
 pub(super) fn run(check: &Check, context: &Context<'_>, streams: &mut Streams<'_>) -> Result<u8, CliError> {
@@ -30,7 +31,7 @@ pub(super) fn run(check: &Check, context: &Context<'_>, streams: &mut Streams<'_
     let mut problems = loaded.warnings;
     if check.deep {
         let places = config::Places::read(context.config);
-        problems.extend(deep::check(&loaded.settings, &places, plugin::compiler()).map_err(failed)?);
+        problems.extend(deep::check(&loaded.settings, &places, Compiler::this_program()).map_err(failed)?);
     } else if let Some(error) = loaded.settings.plugins.iter().find_map(|plugin| plugins::tables(plugin).err()) {
         // What a start or a reload would refuse.
         return Err(CliError::Failed(error.to_string()));

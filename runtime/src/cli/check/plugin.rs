@@ -18,14 +18,6 @@ use crate::server::setup;
 /// Plugins that are found broken in one run.
 const MAX_BROKEN: usize = 20;
 
-/// This program, as the gateway does it; in this process where it can't be known which one that is.
-pub(super) fn compiler() -> Compiler {
-    match std::env::current_exe() {
-        Ok(program) => Compiler::Child { program },
-        Err(_) => Compiler::InProcess,
-    }
-}
-
 pub(super) async fn check(
     settings: &Settings,
     compiler: Compiler,
