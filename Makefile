@@ -27,6 +27,8 @@ lint: plugins
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- --deny warnings
 	sh -n plugins/build
+	sh -n sdk/toolchain.sh
+	sh -n sdk/templates/rust/build
 
 # 200 kills instead of the 20 of `make test`.
 test-crash: plugins

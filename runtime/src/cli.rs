@@ -6,6 +6,7 @@
 pub mod check;
 pub mod control;
 pub mod password;
+pub mod plugin;
 pub mod queue;
 pub mod reload;
 pub mod terminal;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+pub use self::plugin::Plugin;
 use crate::config::{self, ConfigError, Settings};
 use crate::mail::MessageId;
 
@@ -63,6 +65,9 @@ pub enum Tool {
     /// Look at waiting mail and change what becomes of it.
     #[command(subcommand)]
     Queue(Queue),
+    /// Write, try out and run plugins.
+    #[command(subcommand)]
+    Plugin(Plugin),
     /// Tell the story of one message, from the event log.
     Trace {
         #[arg(value_name = "ID", value_parser = message_id)]
@@ -143,6 +148,9 @@ pub enum CliError {
     Control(#[from] control::ControlError),
     #[error("{0}")]
     Failed(String),
+    /// The arguments, or a file that they name, can't be used.
+    #[error("{0}")]
+    Wrong(String),
     #[error("{0}")]
     Output(#[from] io::Error),
 }
@@ -160,6 +168,7 @@ pub fn run(tool: &Tool, context: &Context<'_>, streams: &mut Streams<'_>) -> u8 
         Tool::Check => check::run(context, streams),
         Tool::Reload => reload::run(context, streams),
         Tool::Queue(queue) => queue::run(queue, context, streams),
+        Tool::Plugin(plugin) => plugin::run(plugin, context, streams),
         Tool::Trace { id } => trace::run(*id, context, streams),
         Tool::Password => password::run(context, streams),
     };
@@ -180,7 +189,7 @@ fn report(error: &CliError, json: bool, streams: &mut Streams<'_>) -> u8 {
     } else {
         writeln!(streams.err, "postern: {error}")
     };
-    if matches!(error, CliError::Config(_)) { WRONG } else { FAILED }
+    if matches!(error, CliError::Config(_) | CliError::Wrong(_)) { WRONG } else { FAILED }
 }
 
 #[cfg(test)]
