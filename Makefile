@@ -5,7 +5,7 @@ CARGO ?= cargo
 TEST_FLAGS ?=
 RUN_FLAGS ?=
 
-.PHONY: bench run test build plugins lint test-crash clean need-rust
+.PHONY: bench run test build plugins lint test-crash test-js clean need-rust
 
 run: plugins
 	$(CARGO) run --quiet --package postern -- localserve $(RUN_FLAGS)
@@ -29,11 +29,17 @@ lint: plugins
 	sh -n plugins/build
 	sh -n sdk/toolchain.sh
 	sh -n sdk/templates/rust/build
+	sh -n tests/js/run
 
 # 200 kills instead of the 20 of `make test`.
 test-crash: plugins
 	$(CARGO) build --package postern
 	POSTERN_CRASH_ROUNDS=200 $(CARGO) test --package postern-tests --test suite -- crash --nocapture
+
+# The day of a reseller who writes JavaScript: the template's own test, its build, and a rehearsal of what came out.
+test-js: plugins
+	$(CARGO) build --package postern
+	tests/js/run
 
 # What single steps cost; the comparison with other servers is still to come.
 bench: plugins

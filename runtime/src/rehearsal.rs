@@ -224,7 +224,8 @@ impl Play {
         let session = tokio::spawn(serve(far, context, peer(rehearsal), None));
         let mut heard = Vec::new();
         self.note(&client.hear_banner().await, &mut heard);
-        let mut answered = false;
+        // Nor is the banner an answer to what is said first.
+        let mut answered = true;
         let mut asked_for_message = false;
         for (line, step) in &rehearsal.script.steps {
             match step {

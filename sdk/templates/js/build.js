@@ -1,9 +1,11 @@
 // Makes house-rules.wasm of src/plugin.js. A plugin has no files, sockets, clocks or standard output: what of the
 // JavaScript engine would import them from WASI is left out, and the gateway would not load it with them.
 import { writeFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+
 import { componentize } from '@bytecodealliance/componentize-js';
 
-const here = (path) => new URL(path, import.meta.url).pathname;
+const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 
 const { component } = await componentize({
   sourcePath: here('src/plugin.js'),

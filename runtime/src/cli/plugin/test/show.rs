@@ -74,7 +74,7 @@ pub(super) fn as_text(report: &Report, out: &mut dyn Write) -> io::Result<Sum> {
         sum.calls,
         plural(sum.calls),
         sum.failures,
-        cost(&Usage { cpu: sum.cpu, wall: sum.wall, memory: sum.memory, host_calls: sum.host_calls })
+        cost(sum.cpu, sum.wall, sum.memory, sum.host_calls)
     )?;
     if sum.unmet > 0 {
         writeln!(out, "{} expectation{} of the session did not hold", sum.unmet, plural(sum.unmet))?;
@@ -98,7 +98,9 @@ fn write_event(out: &mut dyn Write, event: &Event) -> io::Result<()> {
 
 fn write_hook(out: &mut dyn Write, hook: &Hook) -> io::Result<()> {
     let of = hook.recipient.as_ref().map(|recipient| format!(" {}", printable(recipient))).unwrap_or_default();
-    writeln!(out, "   {}{of}: {}   [{}]", hook.stage, printable(&hook.said()), cost(&hook.judged.usage))?;
+    let Usage { cpu, wall, memory, host_calls, .. } = hook.judged.usage;
+    let cost = cost(cpu, wall, memory, host_calls);
+    writeln!(out, "   {}{of}: {}   [{cost}]", hook.stage, printable(&hook.said()))?;
     hook.log.iter().try_for_each(|line| write_log(out, line))?;
     match &hook.judged.result {
         Ok(answer) => {
@@ -250,8 +252,7 @@ fn said(octets: &[u8]) -> String {
     }
 }
 
-fn cost(usage: &Usage) -> String {
-    let Usage { cpu, wall, memory, host_calls, .. } = *usage;
+fn cost(cpu: Duration, wall: Duration, memory: u64, host_calls: u64) -> String {
     let calls = format!("{host_calls} host call{}", if host_calls == 1 { "" } else { "s" });
     format!("cpu {}, wall {}, {} KiB, {calls}", time(cpu), time(wall), memory >> 10)
 }
