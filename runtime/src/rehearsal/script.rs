@@ -24,6 +24,8 @@ use crate::pipeline::Stage;
 /// Repetitions of one line, and steps of a whole script: a session has a few dozen.
 const MAX_TIMES: usize = 10_000;
 const MAX_STEPS: usize = 100_000;
+/// Octets of all that is said: a few mails of the largest size.
+const MAX_OCTETS: usize = 256 << 20;
 
 /// One line of a dialogue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +108,7 @@ impl Script {
     /// The error names the line.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut script = Self::default();
+        let mut octets = 0_usize;
         for (number, line) in text.lines().enumerate() {
             let number = number + 1;
             let failed = |error: String| format!("line {number}: {error}: {}", shortened(line));
@@ -113,6 +116,12 @@ impl Script {
             let Some(step) = script.step(line).map_err(failed)? else { continue };
             if script.steps.len() + times > MAX_STEPS {
                 return Err(failed(format!("more than {MAX_STEPS} lines are said and heard")));
+            }
+            if let Step::Send(line) = &step {
+                octets = octets.saturating_add(line.len().saturating_mul(times));
+            }
+            if octets > MAX_OCTETS {
+                return Err(failed(format!("more than {MAX_OCTETS} octets are said")));
             }
             script.steps.extend(std::iter::repeat_n((number, step), times));
         }
@@ -230,5 +239,7 @@ mod tests {
         }
         let many = "C*10000: x\n".repeat(11);
         assert!(Script::parse(&many).unwrap_err().contains("line 11: more than 100000 lines"));
+        let long = format!("C: x\nC*10000: {}\n", "x".repeat(30_000));
+        assert!(Script::parse(&long).unwrap_err().contains("line 2: more than 268435456 octets are said"));
     }
 }
