@@ -4,8 +4,12 @@
 CARGO ?= cargo
 TEST_FLAGS ?=
 RUN_FLAGS ?=
+# What `make install` puts where: POSTERN is the binary; DESTDIR comes in front of every path, for packages.
+POSTERN ?= target/release/postern
+PREFIX ?= /usr/local
+DESTDIR ?=
 
-.PHONY: bench run test build plugins lint test-crash test-js clean need-rust
+.PHONY: bench run test build plugins install uninstall lint test-crash test-js test-monitoring clean need-rust
 
 run: plugins
 	$(CARGO) run --quiet --package postern -- localserve $(RUN_FLAGS)
@@ -19,6 +23,18 @@ build: plugins
 	$(CARGO) build --release --package postern
 	@echo "The binary is target/release/postern"
 
+# Binary, manual, completions, systemd unit; see runtime/docs/install.md.
+install: $(POSTERN)
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" POSTERN="$(POSTERN)" runtime/packaging/install install
+	@echo "Installed in $(DESTDIR)$(PREFIX); what is next is in runtime/docs/install.md"
+
+uninstall:
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" runtime/packaging/install uninstall
+
+# Only when it is missing: after a change, `make build` first.
+target/release/postern:
+	$(MAKE) build
+
 # The default plugin set as WebAssembly, in target/plugins; installs or names what it needs for that.
 plugins: need-rust
 	@plugins/build
@@ -30,6 +46,8 @@ lint: plugins
 	sh -n sdk/toolchain.sh
 	sh -n sdk/templates/rust/build
 	sh -n tests/js/run
+	sh -n runtime/packaging/install
+	sh -n tests/monitoring
 
 # 200 kills instead of the 20 of `make test`.
 test-crash: plugins
@@ -40,6 +58,11 @@ test-crash: plugins
 test-js: plugins
 	$(CARGO) build --package postern
 	tests/js/run
+
+# Dashboard and alerts, with promtool from Debian's package prometheus, against a gateway that runs.
+test-monitoring: plugins
+	$(CARGO) build --package postern
+	tests/monitoring
 
 # What single steps cost; the comparison with other servers is still to come.
 bench: plugins

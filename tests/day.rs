@@ -139,8 +139,6 @@ fn a_checkout_can_be_used_in_place_of_the_copy() {
     assert!(described.contains(sdk.to_str().unwrap()), "{described}");
 }
 
-// From here on: what needs the verbs install, list, usage and rollback.
-
 /// A gateway for two tenants, which asks no DNS server: whatever a plugin looks up is unknown for now.
 fn config(directory: &Path, listen: SocketAddr, http: SocketAddr) -> String {
     format!(
@@ -205,7 +203,6 @@ fn metrics(http: SocketAddr) -> String {
 }
 
 #[test]
-#[ignore = "postern plugin install, list, usage and rollback are not there yet"]
 fn installed_for_one_tenant_it_judges_that_tenants_mail_and_no_others() {
     let project = Project::built();
     let directory = tempfile::tempdir().unwrap();

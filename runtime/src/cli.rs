@@ -4,7 +4,9 @@
 //! What runs the gateway (`serve`, `localserve`) and what it runs (`compile-plugin`) is `main`'s.
 
 pub mod check;
+pub mod completions;
 pub mod control;
+pub mod man;
 pub mod password;
 pub mod plugin;
 pub mod queue;
@@ -17,7 +19,6 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-pub use self::plugin::Plugin;
 use crate::config::{self, ConfigError, Settings};
 use crate::mail::MessageId;
 
@@ -62,12 +63,12 @@ pub enum Tool {
     Check,
     /// Let the running gateway read its config again; a wrong one changes nothing.
     Reload,
+    /// Look after the plugins of the running gateway.
+    #[command(subcommand)]
+    Plugin(plugin::Plugin),
     /// Look at waiting mail and change what becomes of it.
     #[command(subcommand)]
     Queue(Queue),
-    /// Write, try out and run plugins.
-    #[command(subcommand)]
-    Plugin(Plugin),
     /// Tell the story of one message, from the event log.
     Trace {
         #[arg(value_name = "ID", value_parser = message_id)]
@@ -75,6 +76,18 @@ pub enum Tool {
     },
     /// Read a password from standard input and print its hash, for `password_hash`.
     Password,
+    /// Print what lets a shell complete the commands: bash, zsh, fish, elvish or powershell.
+    #[command(hide = true)]
+    Completions {
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual, a page for each command, into a directory that is there.
+    #[command(hide = true)]
+    Man {
+        #[arg(value_name = "DIRECTORY")]
+        directory: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -167,10 +180,12 @@ pub fn run(tool: &Tool, context: &Context<'_>, streams: &mut Streams<'_>) -> u8 
     let result = match tool {
         Tool::Check => check::run(context, streams),
         Tool::Reload => reload::run(context, streams),
-        Tool::Queue(queue) => queue::run(queue, context, streams),
         Tool::Plugin(plugin) => plugin::run(plugin, context, streams),
+        Tool::Queue(queue) => queue::run(queue, context, streams),
         Tool::Trace { id } => trace::run(*id, context, streams),
         Tool::Password => password::run(context, streams),
+        Tool::Completions { shell } => completions::run(*shell, streams),
+        Tool::Man { directory } => man::run(directory, streams),
     };
     match result {
         Ok(code) => code,

@@ -16,6 +16,7 @@ mod written;
 use std::path::Path;
 
 pub(crate) use check::json_of;
+pub use check::{Identity, Installed, declare};
 pub use problem::{ConfigError, Place, Problem, Severity};
 pub use settings::{ByteSize, Secret, Settings};
 

@@ -15,6 +15,7 @@ use wasmtime::component::{Component, HasSelf, Linker};
 use crate::pipeline::{Failure, Scope};
 
 mod abi;
+mod account;
 mod breaker;
 pub mod capability;
 pub mod component;
@@ -31,31 +32,40 @@ mod instance;
 pub mod limits;
 #[cfg(test)]
 mod loading;
+#[cfg(test)]
+mod metered;
 mod permit;
 mod plugin;
 mod pool;
 mod state;
+mod statistics;
+mod stopwatch;
 pub mod table;
 
 pub use abi::VERSION;
-pub use breaker::BreakerSettings;
+pub use account::{Account, Accounts, ScopeAccount, Used};
+pub use breaker::{BreakerSettings, BreakerState};
 pub use capability::Services;
 pub use capability::dns::{self, NameService};
 pub use component::cache::CacheError;
 pub use component::compile::{CompileError, Compiler, SUBCOMMAND, compile_child_main};
-pub use component::{ContentDigest, ContractError, SourceError};
+pub use component::inspect::{Findings, inspect};
+pub use component::{ContentDigest, ContractError, SourceError, check_size, read_source};
 pub use counter::Counters;
 pub use engine::EngineSettings;
 pub use limits::Limits;
-pub use plugin::{Inspection, Plugin};
+pub use plugin::{Inspection, Plugin, Report};
+pub use statistics::{Activity, Quantiles};
 pub use table::{Table, Tables};
 
+use account::Ledger;
 use capability::Grants;
 use capability::metrics::MetricNames;
 use component::Contract;
 use component::cache::{Cache, deserialize_trusted};
 use instance::{Exports, Instance};
 use state::{CallState, Environment};
+use statistics::Statistics;
 
 /// Sizes and places that are fixed when the gateway starts.
 #[derive(Debug, Clone)]
@@ -159,6 +169,8 @@ pub struct Host {
     room: pool::Room,
     /// By plugin name; those come from config.
     metric_names: Mutex<HashMap<Arc<str>, MetricNames>>,
+    /// What plugins have used, whatever version was loaded.
+    ledger: Arc<Ledger>,
     /// One compiler at a time: a reload of many plugins must not take the machine.
     compiling: Semaphore,
 }
@@ -175,9 +187,17 @@ impl Host {
         let engine = engine::start(&settings.engine, u32::try_from(instances).unwrap_or(u32::MAX)).map_err(failed)?;
         let mut linker = Linker::new(&engine);
         abi::Capabilities::add_to_linker::<_, HasSelf<CallState>>(&mut linker, |state| state).map_err(failed)?;
+        let ledger = Arc::new(Ledger::default());
+        let kept = Arc::downgrade(&ledger);
+        services.metrics.before_render(move |metrics| {
+            if let Some(ledger) = kept.upgrade() {
+                ledger.export(metrics);
+            }
+        });
         Ok(Self {
             engine,
             linker,
+            ledger,
             cache: settings.cache.clone().map(Cache::open).transpose()?.map(Arc::new),
             permits: permit::Permits::new(settings.calls),
             look_ups: permit::Permits::new(settings.look_ups),
@@ -197,12 +217,18 @@ impl Host {
         let component = self.component(&settings.source, digest).await?;
         let contract = Contract::read(&self.engine, &component)?;
         contract.check_grants(&environment.grants)?;
-        let pre = self.linker.instantiate_pre(&component).map_err(|error| LoadError::Link(format!("{error:#}")))?;
+        let pre = match self.linker.instantiate_pre(&component) {
+            Ok(pre) => pre,
+            Err(error) => return Err(LoadError::Link(misfit(settings.source, format!("{error:#}")).await)),
+        };
         let exports = Exports::find(&component);
         if let Some(stage) = exports.missing(contract.stages) {
             return Err(LoadError::Link(format!("on-{stage} is exported without its function")));
         }
-        let gauge = self.services.metrics.plugin_breaker_open.with_label_values(&[&*settings.name]);
+        let metrics = &self.services.metrics;
+        let scope = metrics.scope_label(&environment.scope);
+        let gauge = metrics.plugin_breaker_open.with_label_values(&[&*settings.name, &scope]);
+        let account = self.ledger.entry(&settings.scope, &settings.name);
         let plugin = Plugin {
             engine: self.engine.clone(),
             environment: Arc::new(environment),
@@ -214,6 +240,7 @@ impl Host {
                 name: settings.name,
                 scope: settings.scope,
                 digest,
+                version: digest.to_string().chars().take(12).collect::<String>().into(),
                 size: settings.source.len(),
                 stages: contract.stages,
                 checks_config: contract.on_load,
@@ -222,9 +249,15 @@ impl Host {
             limits: settings.limits,
             breaker: breaker::Breaker::new(self.settings.breaker.clone(), gauge),
             pool: settings.reuse.then(|| pool::Pool::new(self.room.clone())),
+            statistics: Statistics::new(account),
         };
         try_out(&plugin).await?;
         Ok(Arc::new(plugin))
+    }
+
+    /// What plugins have used since the host was made, those that are no longer loaded too.
+    pub fn usage(&self) -> Accounts {
+        self.ledger.accounts()
     }
 
     fn environment(&self, settings: &PluginSettings) -> Result<Environment, LoadError> {
@@ -300,6 +333,15 @@ impl Host {
         let cache = self.cache.clone()?;
         let engine = self.engine.clone();
         tokio::task::spawn_blocking(move || cache.load(&engine, &digest)).await.ok().flatten()
+    }
+}
+
+/// Why it can't be linked: by the names of the contract where they tell it, else as the engine has it.
+async fn misfit(source: Arc<[u8]>, error: String) -> String {
+    let found = tokio::task::spawn_blocking(move || inspect(&source)).await;
+    match found {
+        Ok(Ok(Findings { differences, .. })) if !differences.is_empty() => differences.join("; "),
+        _ => error,
     }
 }
 

@@ -98,13 +98,14 @@ fn run(
     let writer = std::thread::Builder::new().name("event-log".to_owned()).spawn(move || pump(&events, &mut sinks))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
-        let server = Server::start(&settings, Some(config.clone()), log, metrics, compiler()).await?;
+        let server = Server::start(&settings, Some(config), log, metrics, compiler()).await?;
         for (name, address) in server.addresses() {
             tracing::info!(%address, "listener {name} takes mail");
         }
         started(&server, &settings);
         let mut signals = Signals::new()?;
-        until_stopped(&server, config, &mut signals).await;
+        server.supervise();
+        until_stopped(&server, &mut signals).await;
         tokio::select! {
             () = server.stop() => {}
             () = signals.stop() => tracing::warn!("stopped at once, as a second signal wished"),
@@ -170,16 +171,15 @@ fn compiler() -> Compiler {
 }
 
 /// SIGHUP loads the config anew, beside whatever else goes on; SIGTERM and SIGINT end it.
-async fn until_stopped(server: &Server, config: PathBuf, signals: &mut Signals) {
-    let reloader = server.reloader(Some(config));
+async fn until_stopped(server: &Server, signals: &mut Signals) {
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return,
             _ = signals.interrupt.recv() => return,
             _ = signals.hangup.recv() => {
-                let reloader = reloader.clone();
+                let live = server.live().clone();
                 tokio::spawn(async move {
-                    match reloader.reload().await {
+                    match live.reload().await {
                         Ok(message) => tracing::info!("{message}"),
                         Err(error) => tracing::error!("the old config stays in force\n{error}"),
                     }

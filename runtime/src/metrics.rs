@@ -1,19 +1,35 @@
 //! The names of all series. No label ever holds what a client, an address or a domain said: values come from
-//! closed sets or from config. The tenant label stands on one counter only, and is capped.
+//! closed sets or from config. Tenants and scopes are as many as are sold, so their labels are capped.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::{
-    Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    CounterVec, Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-/// Tenants beyond this many count as `other`.
-const MAX_TENANT_LABELS: usize = 1000;
+/// Tenants, and scopes of plugins, beyond this many count as `other`.
+const MAX_LABELS: usize = 1000;
+const OTHER: &str = "other";
 
 /// Seconds, from what a warm plugin call takes to what a slow next hop does.
 const SECONDS: &[f64] = &[0.000_01, 0.000_1, 0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0];
+
+/// Brings series up to date that are kept elsewhere.
+type Refresh = Box<dyn Fn(&Metrics) + Send + Sync>;
+
+/// The values of a label that is capped.
+#[derive(Default)]
+struct Labels(Mutex<HashSet<Arc<str>>>);
+
+impl Labels {
+    /// Whether it is one of the first; else it counts as `other`.
+    fn admits(&self, value: &str) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.contains(value) || known.len() < MAX_LABELS && known.insert(Arc::from(value))
+    }
+}
 
 macro_rules! metrics {
     ($( $(#[doc = $help:literal])+ $field:ident: $kind:ident = $name:literal $([$($label:literal),+])? ;)*) => {
@@ -21,7 +37,9 @@ macro_rules! metrics {
         pub struct Metrics {
             $( $(#[doc = $help])+ pub $field: $kind, )*
             registry: Registry,
-            tenants: Mutex<HashSet<Arc<str>>>,
+            tenants: Labels,
+            scopes: Labels,
+            before_render: Mutex<Vec<Refresh>>,
         }
 
         impl Metrics {
@@ -29,8 +47,11 @@ macro_rules! metrics {
                 let registry = Registry::new();
                 $( let $field = <$kind as Series>::create($name, concat!($($help),+).trim(), &[$($($label),+)?])?;
                    registry.register(Box::new($field.clone()))?; )*
-                let metrics = Self { $($field,)* registry, tenants: Mutex::default() };
+                let (tenants, scopes) = (Labels::default(), Labels::default());
+                let metrics = Self { $($field,)* registry, tenants, scopes, before_render: Mutex::default() };
                 metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+                metrics.start_time.set(jiff::Timestamp::now().as_second());
+                metrics.begin_at_zero();
                 Ok(metrics)
             }
         }
@@ -40,6 +61,10 @@ macro_rules! metrics {
 metrics! {
     /// Build information; the value is always 1.
     build_info: IntGaugeVec = "postern_build_info" ["version"];
+    /// When the gateway was started, in seconds since 1970.
+    start_time: IntGauge = "postern_start_time_seconds";
+    /// 1 while mail is taken: the spool is well and has room, and nobody has told the gateway to stop.
+    ready: IntGauge = "postern_ready";
     /// Sessions that were opened, by listener role.
     sessions: IntCounterVec = "postern_sessions_total" ["role"];
     /// Sessions that are open now.
@@ -64,10 +89,24 @@ metrics! {
     plugin_seconds: HistogramVec = "postern_plugin_duration_seconds" ["plugin", "stage"];
     /// Verdicts of plugins, by plugin, stage and verdict.
     plugin_verdicts: IntCounterVec = "postern_plugin_verdicts_total" ["plugin", "stage", "verdict"];
-    /// Plugin calls that failed, by plugin and cause.
-    plugin_failures: IntCounterVec = "postern_plugin_failures_total" ["plugin", "cause"];
-    /// 1 while a plugin's circuit breaker is open.
-    plugin_breaker_open: IntGaugeVec = "postern_plugin_breaker_open" ["plugin"];
+    /// Plugin calls that failed, by plugin, scope and cause; scopes beyond the cap count as `other`, here and below.
+    plugin_call_failures: IntCounterVec = "postern_plugin_failures_total" ["plugin", "scope", "cause"];
+    /// Plugin calls that ran, by plugin and scope.
+    plugin_calls: IntCounterVec = "postern_plugin_calls_total" ["plugin", "scope"];
+    /// CPU time of plugins, the host's work on their behalf included, by plugin and scope.
+    plugin_cpu_seconds: CounterVec = "postern_plugin_cpu_seconds_total" ["plugin", "scope"];
+    /// Calls of plugins to the host, by plugin, scope and capability.
+    plugin_host_calls: IntCounterVec = "postern_plugin_host_calls_total" ["plugin", "scope", "capability"];
+    /// Octets passed between plugins and host, both ways, by plugin and scope.
+    plugin_octets: IntCounterVec = "postern_plugin_octets_total" ["plugin", "scope"];
+    /// Largest linear memory of one instance so far, by plugin and scope.
+    plugin_memory_peak: IntGaugeVec = "postern_plugin_memory_peak_octets" ["plugin", "scope"];
+    /// 1 while a plugin's circuit breaker is open, by plugin and scope.
+    plugin_breaker_open: IntGaugeVec = "postern_plugin_breaker_open" ["plugin", "scope"];
+    /// Changes of plugins in the running gateway, by action (installed, enabled, disabled, rolled-back, rolled-back-by-itself, removed).
+    plugin_changes: IntCounterVec = "postern_plugin_changes_total" ["action"];
+    /// Reloads of the config, by result (ok, refused).
+    reloads: IntCounterVec = "postern_reloads_total" ["result"];
     /// Counters that plugins keep of their own.
     plugin_custom: IntCounterVec = "postern_plugin_custom_total" ["plugin", "name"];
     /// Batches written to the spool with one sync each, by result (ok, failed).
@@ -78,6 +117,8 @@ metrics! {
     spool_sync_seconds: Histogram = "postern_spool_sync_duration_seconds";
     /// Octets of the spool's segments and body files.
     spool_octets: IntGauge = "postern_spool_octets";
+    /// Octets that new mail may still take: what is free on the spool's disk, without the reserve.
+    spool_room: IntGauge = "postern_spool_room_octets";
     /// 1 while the spool takes mail, 0 after it has failed.
     spool_healthy: IntGauge = "postern_spool_healthy";
     /// Records that recovery or a read found damaged and set aside.
@@ -105,21 +146,47 @@ metrics! {
 }
 
 impl Metrics {
+    /// A series that comes into being with its first failure has no rise from 0 to 1 that an alert could see.
+    fn begin_at_zero(&self) {
+        let known: [(&IntCounterVec, &[&str]); 9] = [
+            (&self.connections_refused, &["client-limit", "total-limit", "unhealthy", "proxy"]),
+            (&self.tls_handshakes, &["ok", "failed", "timeout"]),
+            (&self.authentications, &["ok", "failed", "cancelled"]),
+            (&self.messages, &["accept", "reject", "defer", "discard", "quarantine", "disconnect"]),
+            (&self.deliveries, &["delivered", "deferred", "failed", "expired"]),
+            (&self.next_hop_connections, &["ok", "failed"]),
+            (&self.spool_commits, &["ok", "failed"]),
+            (&self.reloads, &["ok", "refused"]),
+            (
+                &self.plugin_changes,
+                &["installed", "enabled", "disabled", "rolled-back", "rolled-back-by-itself", "removed"],
+            ),
+        ];
+        for (series, labels) in known {
+            labels.iter().for_each(|label| drop(series.with_label_values(&[*label])));
+        }
+    }
+
     /// Counts an accepted message for its tenant, within the cap.
     pub fn count_tenant(&self, tenant: Option<&Arc<str>>) {
         let Some(tenant) = tenant else { return };
-        let mut known = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        let label = if known.contains(tenant) || known.len() < MAX_TENANT_LABELS {
-            known.insert(tenant.clone());
-            tenant.as_ref()
-        } else {
-            "other"
-        };
+        let label = if self.tenants.admits(tenant) { tenant } else { OTHER };
         self.tenant_messages.with_label_values(&[label]).inc();
+    }
+
+    /// The scope of a plugin (`platform`, `reseller:NAME`, `tenant:NAME`) as a label, within the cap.
+    pub fn scope_label(&self, scope: &str) -> String {
+        if self.scopes.admits(scope) { scope } else { OTHER }.to_owned()
+    }
+
+    /// Has series that are kept elsewhere brought up to date whenever they are read.
+    pub fn before_render(&self, refresh: impl Fn(&Self) + Send + Sync + 'static) {
+        self.before_render.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(refresh));
     }
 
     /// The text exposition format of Prometheus, version 0.0.4.
     pub fn render(&self) -> Vec<u8> {
+        self.before_render.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|refresh| refresh(self));
         let mut out = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut out) {
             tracing::error!(%error, "metrics can't be encoded");
@@ -147,6 +214,7 @@ series! {
     IntCounter: |name, help, labels| IntCounter::new(name, help);
     IntGauge: |name, help, labels| IntGauge::new(name, help);
     Gauge: |name, help, labels| Gauge::new(name, help);
+    CounterVec: |name, help, labels| CounterVec::new(Opts::new(name, help), labels);
     IntCounterVec: |name, help, labels| IntCounterVec::new(Opts::new(name, help), labels);
     IntGaugeVec: |name, help, labels| IntGaugeVec::new(Opts::new(name, help), labels);
     Histogram: |name, help, labels| Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets(name)));
@@ -175,9 +243,17 @@ mod tests {
     #[test]
     fn tenants_beyond_the_cap_are_other() {
         let metrics = Metrics::new().unwrap();
-        for n in 0..MAX_TENANT_LABELS + 5 {
+        for n in 0..MAX_LABELS + 5 {
             metrics.count_tenant(Some(&Arc::from(n.to_string())));
         }
         assert_eq!(metrics.tenant_messages.with_label_values(&["other"]).get(), 5);
+    }
+
+    #[test]
+    fn scopes_beyond_the_cap_are_other() {
+        let metrics = Metrics::new().unwrap();
+        let labels: Vec<_> = (0..MAX_LABELS + 5).map(|n| metrics.scope_label(&format!("tenant:{n}"))).collect();
+        assert_eq!(labels.iter().filter(|label| *label == "other").count(), 5);
+        assert_eq!(metrics.scope_label("tenant:7"), "tenant:7");
     }
 }

@@ -7,17 +7,23 @@ pub mod acceptance;
 pub mod connections;
 pub mod control;
 pub mod http;
+pub mod inventory;
 pub mod listener;
+pub mod live;
 pub mod names;
 pub mod plugins;
 pub mod preparation;
 pub mod setup;
 pub mod story;
+pub mod supervisor;
 pub mod tls;
+mod trial;
+pub mod verbs;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, UnixListener};
@@ -27,24 +33,27 @@ use tokio::task::JoinSet;
 use self::acceptance::Acceptance;
 use self::connections::{Connections, Limits};
 use self::listener::Gate;
+use self::live::{Live, Parts, Refusal};
 use self::names::Names;
-use self::plugins::PluginError;
 use self::preparation::Preparation;
+use self::supervisor::Supervisor;
+use self::tls::Certificates;
 use crate::cli;
-use crate::config::{self, Settings};
+use crate::config::Settings;
 use crate::delivery::{Delivery, TlsSetupError};
 use crate::dns::{NoServers, Resolver};
 use crate::host::{self, Compiler, Counters, Host, HostError};
 use crate::log::{EventLog, Record};
 use crate::metrics::Metrics;
 use crate::pipeline::{Chains, Clerk, Direction, Event, Stage};
-use crate::queue::{Filter, Queue};
+use crate::queue::Queue;
 use crate::session::connection::Context;
 use crate::session::machine::Gateway;
 use crate::smtp::Reply;
 use crate::spool::{Recovered, SegmentSpool, Spool, SpoolError};
-use crate::tenancy::{Directory, Tenant};
 
+/// What a stop may take beyond the drain time: deliveries (30 s) and the spool's last records.
+const AFTER_DRAIN: Duration = Duration::from_secs(60);
 /// Events for the `event` hook that wait to be told; those beyond are not told.
 const MAX_EVENTS: usize = 4096;
 /// Events that are being told at a time; one plugin takes at most what its quota allows.
@@ -65,7 +74,7 @@ pub enum ServerError {
     #[error("{0}")]
     Host(#[from] HostError),
     #[error("{0}")]
-    Plugin(#[from] PluginError),
+    Plugins(#[from] Refusal),
     #[error("listener {name}: {source}")]
     Tls { name: Arc<str>, source: rustls::Error },
     #[error("can't listen on {address}: {source}")]
@@ -81,10 +90,12 @@ pub struct Server {
     gateway: Arc<Gateway>,
     queue: Arc<Queue>,
     delivery: Arc<Delivery>,
-    host: Arc<Host>,
+    live: Arc<Live>,
     spool: Arc<SegmentSpool>,
     stopping: watch::Sender<bool>,
     limits: Arc<ArcSwap<Limits>>,
+    supervisor: Supervisor,
+    drain: Duration,
     listeners: JoinSet<()>,
     services: JoinSet<()>,
     queue_task: tokio::task::JoinHandle<()>,
@@ -111,15 +122,28 @@ impl Server {
         let resolver = Resolver::new(setup::dns(settings), metrics.clone())?;
         let delivery = Arc::new(Delivery::new(setup::delivery(settings), resolver.clone(), metrics.clone())?);
         let host = Arc::new(Host::new(setup::host(settings, compiler), services(&clerk, resolver))?);
-        let chains = plugins::load(&host, settings).await?;
+        let started = live::start(&host, settings).await?;
         let incoming = spool.incoming_directory().to_owned();
         let room = spool.clone();
-        let snapshot = setup::snapshot(settings, incoming, chains);
+        let snapshot = setup::snapshot(settings, incoming.clone(), started.chains);
         let has_room = Box::new(move |octets| room.has_room_for(octets));
         let gateway = Arc::new(Gateway::new(snapshot, clerk, has_room));
         let prepare = Arc::new(Preparation { gateway: gateway.clone() });
         let queue = Queue::new(setup::queue(settings), spool.clone(), delivery.clone(), prepare, log, metrics.clone());
         let (stopping, stopped) = watch::channel(false);
+        let limits = Arc::new(ArcSwap::from_pointee(setup::connections(settings)));
+        let supervisor = Supervisor::from_environment();
+        let parts = Parts {
+            gateway: gateway.clone(),
+            queue: queue.clone(),
+            delivery: delivery.clone(),
+            host,
+            incoming,
+            limits: limits.clone(),
+            supervisor: supervisor.clone(),
+            certificates: Certificates::new(settings),
+            registry: started.registry,
+        };
         let mut server = Self {
             queue_task: tokio::spawn(std::future::ready(())),
             stop_queue: watch::channel(false).0,
@@ -130,10 +154,12 @@ impl Server {
             gateway,
             queue,
             delivery,
-            host,
+            live: Arc::new(Live::new(config, parts, started.in_force)),
             spool,
             stopping,
-            limits: Arc::new(ArcSwap::from_pointee(setup::connections(settings))),
+            limits,
+            supervisor,
+            drain: settings.server.drain_timeout,
         };
         // All sockets first: a port in use must not leave half a gateway.
         let sockets = server.bind(settings)?;
@@ -142,7 +168,7 @@ impl Server {
         if let Some(http) = sockets.http {
             server.serve_http(http, metrics, &stopped);
         }
-        server.serve_control(sockets.control, config);
+        server.serve_control(sockets.control);
         Ok(server)
     }
 
@@ -158,8 +184,20 @@ impl Server {
         &self.queue
     }
 
+    /// Tells the service manager that mail is taken, and from now on how it is. After signals can be handled: it may send
+    /// one at once.
+    pub fn supervise(&self) {
+        self.supervisor.ready();
+        let (spool, metrics) = (self.spool.clone(), self.gateway.clerk.metrics.clone());
+        let committer = spool.clone();
+        let turn = move || committer.clone().turn();
+        // Until the very end, beyond `stop`: it is watched until it is gone.
+        tokio::spawn(self.supervisor.clone().beat(turn, move || standing(&spool, &metrics)));
+    }
+
     /// In order, and not longer than the drain time for sessions and again for deliveries.
     pub async fn stop(mut self) {
+        self.supervisor.stopping(self.drain + AFTER_DRAIN);
         self.gateway.clerk.log.emit(Record::new("stopping"));
         // Nobody listens any more when it fails.
         let _ = self.stopping.send(true);
@@ -237,8 +275,8 @@ impl Server {
         let connections = Arc::new(Connections::default());
         let acceptance = Arc::new(Acceptance { queue: self.queue.clone() });
         for (written, socket) in settings.listeners.iter().zip(sockets) {
-            let tls = written.certificate.as_ref().map(|certificate| tls::acceptor(&certificate.certified_key));
-            let tls = tls.transpose().map_err(|source| ServerError::Tls { name: written.name.clone(), source })?;
+            let tls = self.live.certificates().acceptor(&written.name);
+            let tls = tls.map_err(|source| ServerError::Tls { name: written.name.clone(), source })?;
             let listener = Arc::new(setup::listener(written));
             let context = Context::new(self.gateway.clone(), listener, acceptance.clone(), tls, stopped.clone());
             let (spool, host_name) = (self.spool.clone(), settings.server.host_name.to_string());
@@ -268,72 +306,17 @@ impl Server {
         });
     }
 
-    fn serve_control(&mut self, socket: UnixListener, config: Option<PathBuf>) {
-        let (queue, reload) = (self.queue.clone(), self.reloader(config));
-        self.services.spawn(cli::control::serve(socket, move |request| {
-            let (queue, reload) = (queue.clone(), reload.clone());
-            async move { control::answer(request, queue, reload.reload()).await }
-        }));
+    fn serve_control(&mut self, socket: UnixListener) {
+        let (queue, live) = (self.queue.clone(), self.live.clone());
+        self.services
+            .spawn(cli::control::serve(socket, move |request| control::answer(request, queue.clone(), live.clone())));
+        let live = self.live.clone();
+        self.services.spawn(async move { live.watch_trials().await });
     }
 
-    /// What a SIGHUP or `postern reload` does; `None`: the config did not come from a file.
-    pub fn reloader(&self, config: Option<PathBuf>) -> Reloader {
-        Reloader {
-            config,
-            gateway: self.gateway.clone(),
-            queue: self.queue.clone(),
-            delivery: self.delivery.clone(),
-            host: self.host.clone(),
-            incoming: self.spool.incoming_directory().to_owned(),
-            limits: self.limits.clone(),
-            one_at_a_time: Arc::default(),
-        }
-    }
-}
-
-/// What a reload does not touch.
-const RESTART: &str = "listeners, certificates, [server.http], [spool], [dns], [log] and drain_timeout";
-
-/// Puts a changed config into force: tenants, users, chains, plugins, limits, queue and delivery settings.
-#[derive(Clone)]
-pub struct Reloader {
-    config: Option<PathBuf>,
-    gateway: Arc<Gateway>,
-    queue: Arc<Queue>,
-    delivery: Arc<Delivery>,
-    host: Arc<Host>,
-    incoming: PathBuf,
-    limits: Arc<ArcSwap<Limits>>,
-    one_at_a_time: Arc<tokio::sync::Mutex<()>>,
-}
-
-impl Reloader {
-    /// All of it or nothing: on any error the old config stays in force.
-    pub async fn reload(&self) -> Result<String, String> {
-        let _alone = self.one_at_a_time.lock().await;
-        let path = self.config.clone().ok_or("this gateway runs without a config file")?;
-        let load = tokio::task::spawn_blocking(move || config::load(&path, &plugins::builtins()));
-        let loaded = load.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-        let settings = loaded.settings;
-        let chains = plugins::load(&self.host, &settings).await.map_err(|error| error.to_string())?;
-        self.delivery.reload(setup::delivery(&settings)).map_err(|error| error.to_string())?;
-        self.queue.configure(setup::queue(&settings));
-        self.limits.store(Arc::new(setup::connections(&settings)));
-        let new = Arc::new(setup::snapshot(&settings, self.incoming.clone(), chains));
-        let old = self.gateway.current.swap(new.clone());
-        self.try_moved(&old.directory, &new.directory).await;
-        self.gateway.clerk.log.emit(Record::new("reloaded"));
-        Ok(format!("the config is in force; {RESTART} change with a restart"))
-    }
-
-    /// A changed destination takes effect at once, also for what waits because the old one is down (R14).
-    async fn try_moved(&self, old: &Directory, new: &Directory) {
-        for tenant in moved(old, new) {
-            let waiting = Filter { tenant: Some(tenant.clone()), ..Filter::default() };
-            if let Err(error) = self.queue.flush(&waiting).await {
-                tracing::error!(%error, %tenant, "mail for a new destination waits for its next attempt");
-            }
-        }
+    /// What can be changed while it runs.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
     }
 }
 
@@ -351,13 +334,6 @@ fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
     Ok((socket, bound))
 }
 
-/// Tenants whose mail goes somewhere else than before.
-fn moved(old: &Directory, new: &Directory) -> Vec<Arc<str>> {
-    let routes = |tenant: &Arc<Tenant>| (tenant.destination.clone(), tenant.outbound.clone());
-    let has_moved = |tenant: &&Arc<Tenant>| old.tenant(&tenant.name).is_some_and(|old| routes(old) != routes(tenant));
-    new.tenants().filter(has_moved).map(|tenant| tenant.name.clone()).collect()
-}
-
 async fn open_spool(
     settings: &Settings,
     metrics: Arc<Metrics>,
@@ -369,6 +345,17 @@ async fn open_spool(
     }
     let open = tokio::task::spawn_blocking(move || SegmentSpool::open(settings, metrics));
     Ok(open.await.map_err(|_| ServerError::Interrupted)??)
+}
+
+/// In a few words, for whoever asks the service manager.
+fn standing(spool: &SegmentSpool, metrics: &Metrics) -> String {
+    if !spool.is_healthy() {
+        return "takes no mail: the spool has failed; the log says why".to_owned();
+    }
+    let states = ["ready", "waiting", "delivering", "held", "quarantined"];
+    let queued: i64 = states.iter().map(|state| metrics.queue_messages.with_label_values(&[*state]).get()).sum();
+    let takes = if spool.has_room_for(0) { "takes mail" } else { "takes no mail, the spool is full" };
+    format!("{takes}; {} sessions, {queued} messages in the queue", metrics.sessions_open.get())
 }
 
 fn services(clerk: &Clerk, resolver: Resolver) -> host::Services {
@@ -392,8 +379,6 @@ async fn tell(gateway: &Gateway, tenant: Option<&Arc<str>>, direction: Direction
     ];
     for entry in scoped.into_iter().flatten().flat_map(|chain| chain.at(Stage::Event, direction)) {
         if let Err(failure) = entry.filter.tell(event.clone()).await {
-            let failures = &gateway.clerk.metrics.plugin_failures;
-            failures.with_label_values(&[&*entry.name, failure.cause.name()]).inc();
             let record = Record::new("plugin").id(event.id).text("stage", Stage::Event).text("plugin", &entry.name);
             gateway.clerk.log.emit(record.text("failure", failure.cause.name()).text("detail", &failure.detail));
         }

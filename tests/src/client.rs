@@ -10,22 +10,22 @@ use tokio::time::{Instant, timeout};
 use crate::escape::show;
 use crate::tls::connector;
 
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-pub(crate) struct Client {
+pub struct Client {
     /// `None` once the client has hung up.
     stream: Option<Box<dyn Stream>>,
     received: BytesMut,
     /// Each octet is a write of its own.
     octet_by_octet: bool,
     patience: Duration,
-    pub(crate) last_write: Instant,
-    pub(crate) transcript: Vec<String>,
+    pub last_write: Instant,
+    pub transcript: Vec<String>,
 }
 
 impl Client {
-    pub(crate) fn new(stream: Box<dyn Stream>, octet_by_octet: bool, patience: Duration) -> Self {
+    pub fn new(stream: Box<dyn Stream>, octet_by_octet: bool, patience: Duration) -> Self {
         Self {
             stream: Some(stream),
             received: BytesMut::new(),
@@ -36,12 +36,12 @@ impl Client {
         }
     }
 
-    pub(crate) fn splits(&self) -> bool {
+    pub fn splits(&self) -> bool {
         self.octet_by_octet
     }
 
     /// A server that has closed meanwhile is no error here: what it said is still to be read.
-    pub(crate) async fn send(&mut self, octets: &[u8]) {
+    pub async fn send(&mut self, octets: &[u8]) {
         for line in octets.split_inclusive(|&b| b == b'\n') {
             self.transcript.push(format!("C: {}", show(line)));
         }
@@ -65,7 +65,7 @@ impl Client {
     }
 
     /// One line without its CRLF.
-    pub(crate) async fn line(&mut self) -> Result<String, String> {
+    pub async fn line(&mut self) -> Result<String, String> {
         loop {
             if let Some(lf) = self.received.iter().position(|&b| b == b'\n') {
                 let line = self.received.split_to(lf + 1);
@@ -85,7 +85,7 @@ impl Client {
     }
 
     /// All the lines of one reply.
-    pub(crate) async fn reply(&mut self) -> Result<Vec<String>, String> {
+    pub async fn reply(&mut self) -> Result<Vec<String>, String> {
         let mut lines = Vec::new();
         loop {
             let line = self.line().await?;
@@ -98,7 +98,7 @@ impl Client {
     }
 
     /// Waits until the server closes; what it still says is an error.
-    pub(crate) async fn closed(&mut self) -> Result<(), String> {
+    pub async fn closed(&mut self) -> Result<(), String> {
         while self.received.is_empty() {
             if self.more().await? == 0 {
                 return Ok(());
@@ -108,7 +108,7 @@ impl Client {
     }
 
     /// Says that nothing more will come and reads what there still is.
-    pub(crate) async fn finish(&mut self) -> Result<(), String> {
+    pub async fn finish(&mut self) -> Result<(), String> {
         if let Some(stream) = &mut self.stream {
             let _ = timeout(self.patience, stream.shutdown()).await;
             self.closed().await?;
@@ -117,12 +117,12 @@ impl Client {
         Ok(())
     }
 
-    pub(crate) fn hang_up(&mut self) {
+    pub fn hang_up(&mut self) {
         self.transcript.push("   (client closes)".to_owned());
         self.stream = None;
     }
 
-    pub(crate) async fn handshake(&mut self) -> Result<(), String> {
+    pub async fn handshake(&mut self) -> Result<(), String> {
         if !self.received.is_empty() {
             return Err(format!("said before the handshake: {}", show(&self.received)));
         }

@@ -8,12 +8,13 @@ pub mod fixture;
 pub mod fuzz;
 pub mod runner;
 pub mod scenario;
+pub mod scene;
 pub mod script;
 pub mod setup;
 pub mod sink;
 pub mod tls;
 
-mod client;
+pub mod client;
 mod mail;
 
 pub use postern::rehearsal::escape;

@@ -8,42 +8,21 @@
 //!   `Received`), `sinks 1` and `others 0` (how many in all), `event plugin plugin=access verdict=reject` (an event with
 //!   these fields was logged), `queue 0` (messages that are left in it).
 
-use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use postern::config;
-use postern::log::{EventLog, Record, Sink as LogSink, pump};
-use postern::metrics::Metrics;
-use postern::queue::Filter;
-use postern::server::{Server, plugins};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::client::Client;
 use crate::escape::unescape;
+use crate::scene::Scene;
 use crate::script::{Dialog, Step, matches};
-use crate::sink::{Sink, Taken};
+use crate::sink::Taken;
 
 /// A scenario that has not come to its end by then never will.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-#[derive(Clone, Default)]
-struct Events(Arc<Mutex<Vec<Value>>>);
-
-impl LogSink for Events {
-    fn write(&mut self, time: jiff::Timestamp, record: &Record) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(record.to_json(time));
-    }
-}
-
-struct Scene {
-    server: Server,
-    sinks: HashMap<&'static str, Sink>,
-    events: Events,
-}
 
 /// Runs the scenario of a folder.
 ///
@@ -67,33 +46,8 @@ pub async fn run(folder: &Path) -> Result<(), String> {
 }
 
 impl Scene {
-    async fn set(config: &str, directory: &Path) -> Result<Self, String> {
-        let text = |error: std::io::Error| error.to_string();
-        let sinks = HashMap::from([
-            ("sink", Sink::start().await.map_err(text)?),
-            ("other", Sink::start().await.map_err(text)?),
-        ]);
-        let mut config = config.replace("{directory}", &directory.display().to_string());
-        for (name, sink) in &sinks {
-            config = config.replace(&format!("{{{name}}}"), &sink.address.port().to_string());
-        }
-        let path = directory.join("postern.toml");
-        std::fs::write(&path, config).map_err(text)?;
-        std::fs::create_dir(directory.join("spool")).map_err(text)?;
-        let loaded = config::load(&path, &plugins::builtins()).map_err(|error| error.to_string())?;
-        let metrics = Arc::new(Metrics::new().map_err(|error| error.to_string())?);
-        let (log, receiver) = EventLog::new(metrics.clone());
-        let events = Events::default();
-        let mut writers: Vec<Box<dyn LogSink>> = vec![Box::new(events.clone())];
-        std::thread::spawn(move || pump(&receiver, &mut writers));
-        let server = Server::start(&loaded.settings, None, log, metrics, postern::host::Compiler::InProcess);
-        let server = server.await.map_err(|error| error.to_string())?;
-        Ok(Self { server, sinks, events })
-    }
-
     async fn talk(&self, dialog: &Dialog) -> Result<(), String> {
-        let (_, address) = self.server.addresses().first().ok_or("no listener")?;
-        let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+        let stream = TcpStream::connect(self.address()).await.map_err(|error| error.to_string())?;
         let mut client = Client::new(Box::new(stream), false, PATIENCE);
         for (line, step) in &dialog.steps {
             let failed = |text: String| format!("session.smtp:{line}: {text}");
@@ -139,10 +93,6 @@ impl Scene {
         }
     }
 
-    fn sink(&self, name: &str) -> Result<&Sink, String> {
-        self.sinks.get(name).ok_or_else(|| format!("no sink {name}"))
-    }
-
     /// Events come on a thread of their own, so they are waited for.
     async fn event(&self, wanted: &str) -> Result<(), String> {
         let mut words = wanted.split(' ');
@@ -153,27 +103,8 @@ impl Scene {
             text("event").as_deref() == Some(name)
                 && fields.iter().all(|(name, value)| text(name).is_some_and(|got| matches(value, &got)))
         };
-        loop {
-            if self.events.0.lock().unwrap_or_else(PoisonError::into_inner).iter().any(is_it) {
-                return Ok(());
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-
-    async fn queue(&self, wanted: usize) -> Result<(), String> {
-        loop {
-            let left = self.server.queue().list(&Filter::default()).await.map_err(|error| error.to_string())?;
-            if left.len() == wanted {
-                return Ok(());
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-
-    fn story(&self) -> String {
-        let events = self.events.0.lock().unwrap_or_else(PoisonError::into_inner);
-        events.iter().map(|event| format!("    {event}\n")).collect()
+        self.until(|events| events.iter().any(is_it)).await;
+        Ok(())
     }
 }
 

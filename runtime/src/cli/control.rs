@@ -2,7 +2,10 @@
 //!
 //! A Unix socket of mode 0600 in the spool directory; peers of another user are turned away as well. One JSON object a
 //! line, a [`Request`] and then its [`Response`], as often as the client likes. A line that is too long or no request
-//! is answered with an error and ends the connection; it can't do more.
+//! is answered with an error and ends the connection; it can't do more. The octets of a component follow the line of the
+//! request that installs it.
+
+pub mod plugin;
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,17 +15,20 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 
 use crate::config::value::FromText as _;
+use crate::host::{Accounts, check_size};
 use crate::mail::MessageId;
 
 /// Octets of a request's line.
 const MAX_REQUEST: u64 = 64 * 1024;
 /// Octets of a response's line. A page has at most [`MAX_PAGE`] messages.
 const MAX_RESPONSE: u64 = 16 << 20;
+/// Octets of a component that are waited for at a time.
+const COMPONENT_READ: u64 = 1 << 20;
 /// Messages in one response.
 pub const MAX_PAGE: u32 = 500;
 /// Ids in one request.
@@ -30,6 +36,8 @@ pub const MAX_IDS: usize = 1000;
 const MAX_CONNECTIONS: usize = 16;
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the gateway may take for what may have to compile components and try them out.
+const INSTALLING: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
@@ -63,6 +71,39 @@ pub enum Request {
         id: MessageId,
     },
     Reload,
+    PluginInstall {
+        install: plugin::Install,
+        /// What follows the line.
+        #[serde(skip)]
+        source: Vec<u8>,
+    },
+    /// Answered with `Plugins`; of all scopes without one.
+    PluginList {
+        scope: Option<String>,
+    },
+    /// Answered with `Plugin`.
+    PluginShow {
+        scope: String,
+        name: String,
+    },
+    /// Into the chain of a scope, or out of it.
+    PluginSwitch {
+        scope: String,
+        name: String,
+        enabled: bool,
+    },
+    /// Answered with `Usage`; of all scopes without one.
+    PluginUsage {
+        scope: Option<String>,
+    },
+    PluginRollback {
+        scope: String,
+        name: String,
+    },
+    PluginRemove {
+        scope: String,
+        name: String,
+    },
 }
 
 /// Which messages, as options of the commands and in a request; what is not given does not narrow.
@@ -104,6 +145,15 @@ pub enum Response {
     },
     Message {
         message: Box<Detail>,
+    },
+    Plugins {
+        plugins: Vec<plugin::State>,
+    },
+    Plugin {
+        plugin: Box<plugin::Detail>,
+    },
+    Usage {
+        usage: Accounts,
     },
     Done {
         /// How many messages it concerned.
@@ -247,12 +297,28 @@ impl Client {
         let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
         line.push(b'\n');
         self.stream.get_mut().write_all(&line)?;
+        if let Request::PluginInstall { source, .. } = request {
+            self.stream.get_mut().write_all(source)?;
+        }
+        self.stream.get_ref().set_read_timeout(Some(patience(request)))?;
         line.clear();
         (&mut self.stream).take(MAX_RESPONSE).read_until(b'\n', &mut line)?;
         if line.is_empty() {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
         serde_json::from_slice(&line).map_err(|_| ControlError::Garbled)
+    }
+}
+
+/// How long the gateway may take to answer.
+fn patience(request: &Request) -> Duration {
+    match request {
+        Request::Reload
+        | Request::PluginInstall { .. }
+        | Request::PluginSwitch { .. }
+        | Request::PluginRollback { .. }
+        | Request::PluginRemove { .. } => INSTALLING,
+        _ => PATIENCE,
     }
 }
 
@@ -321,8 +387,11 @@ where
         if tokio::time::timeout(PATIENCE, bounded.read_until(b'\n', &mut line)).await?? == 0 {
             return Ok(());
         }
-        let request = parse(&line);
+        let mut request = parse(&line);
         let ends = request.is_err();
+        if let Ok(Request::PluginInstall { install, source }) = &mut request {
+            *source = read_component(&mut reader, install.octets).await?;
+        }
         let response = match request {
             Ok(request) => handler(request).await,
             Err(refusal) => refusal,
@@ -339,6 +408,20 @@ where
     }
 }
 
+/// Cut off half way it is an error that ends the connection, and nobody has seen any of it.
+async fn read_component(reader: &mut (impl AsyncRead + Unpin), octets: u64) -> io::Result<Vec<u8>> {
+    let mut source = Vec::new();
+    while (source.len() as u64) < octets {
+        let left = octets - source.len() as u64;
+        let mut bounded = reader.take(left.min(COMPONENT_READ));
+        let read = tokio::time::timeout(PATIENCE, bounded.read_to_end(&mut source)).await??;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(source)
+}
+
 fn parse(line: &[u8]) -> Result<Request, Response> {
     let invalid = |message: String| Response::error(ErrorKind::Invalid, message);
     if !line.ends_with(b"\n") {
@@ -349,6 +432,10 @@ fn parse(line: &[u8]) -> Result<Request, Response> {
             Err(invalid(format!("`limit` is between 1 and {MAX_PAGE}")))
         }
         Ok(Request::Flush { ids, .. }) if ids.len() > MAX_IDS => Err(invalid(format!("more than {MAX_IDS} ids"))),
+        Ok(Request::PluginInstall { install, source }) => match check_size(install.octets) {
+            Ok(()) => Ok(Request::PluginInstall { install, source }),
+            Err(error) => Err(invalid(error.to_string())),
+        },
         Ok(request) => Ok(request),
         Err(error) => Err(invalid(error.to_string())),
     }

@@ -3,6 +3,7 @@
 //! Goes on after a mistake, so that one run shows them all. Reads the files that the config names (certificates,
 //! passwords) and looks whether plugins and tables are there, but changes nothing.
 
+mod installed;
 mod listener;
 mod plugin;
 mod tenant;
@@ -17,7 +18,9 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::problem::Findings;
-use super::settings::{Delivery, Dns, Http, Log, Login, Queue, Secret, Server, Settings, SmartHost, Spool};
+use super::settings::{
+    Delivery, Dns, Http, Installation, Log, Login, Queue, Secret, Server, Settings, SmartHost, Spool,
+};
 use super::source::{Sources, Span};
 use super::suggest::did_you_mean;
 use super::value::At;
@@ -26,6 +29,7 @@ use super::value::quantity::{ByteSize, Count};
 use super::written::{self, Written};
 use crate::mail::TlsPolicy;
 use crate::smtp::Domain;
+pub use installed::{Identity, Installed, declare};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -71,6 +75,7 @@ impl Checker<'_> {
         let queue = self.queue(written.queue);
         let delivery = self.delivery(written.delivery);
         let dns = self.dns(written.dns);
+        let installation = self.installation(&written.plugins, spool.as_ref());
         let settings = Settings {
             server: server?,
             http,
@@ -84,6 +89,7 @@ impl Checker<'_> {
             resellers,
             plugins: plugins.into_all(),
             chains,
+            installation: installation?,
             log: Log {
                 file: written.log.file.map(|file| self.path(&file)),
                 level: written.log.level.map_or(tracing::Level::INFO, |level| level.value),
@@ -302,6 +308,21 @@ impl Checker<'_> {
             Err(error) => self.findings.error(Some(at.span), format!("can't read {}: {error}", path.display())),
         }
         None
+    }
+
+    fn installation(&mut self, written: &written::Plugins, spool: Option<&Spool>) -> Option<Installation> {
+        let rollback_window = self.positive(written.rollback_window.clone(), 5 * MINUTE);
+        let count = |written: Option<Count>, default| written.map_or(default, |count| count.0);
+        let directory = match &written.directory {
+            Some(directory) => self.path(directory),
+            None => spool?.directory.join("plugins"),
+        };
+        Some(Installation {
+            directory,
+            keep_versions: count(written.keep_versions, 10),
+            rollback_failures: count(written.rollback_failures, 5),
+            rollback_window,
+        })
     }
 
     fn positive(&mut self, written: Option<At<Duration>>, default: Duration) -> Duration {

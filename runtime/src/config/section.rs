@@ -9,7 +9,7 @@ use super::source::Span;
 use super::suggest::did_you_mean;
 
 /// Every section, and whether it is a list.
-const SECTIONS: [(&str, bool); 15] = [
+const SECTIONS: [(&str, bool); 16] = [
     ("server", false),
     ("tls", false),
     ("spool", false),
@@ -17,6 +17,7 @@ const SECTIONS: [(&str, bool); 15] = [
     ("delivery", false),
     ("dns", false),
     ("chain", false),
+    ("plugins", false),
     ("log", false),
     ("listener", true),
     ("smart_host", true),
@@ -72,7 +73,11 @@ pub fn refuse_others(root: &DeTable<'_>, findings: &mut Findings) {
 }
 
 /// Serde stops at the first mistake: it is taken out and the rest read again, so that all are shown at once.
-fn read<'i, T: Deserialize<'i>>(mut value: Spanned<DeValue<'i>>, header: &str, findings: &mut Findings) -> Option<T> {
+pub fn read<'i, T: Deserialize<'i>>(
+    mut value: Spanned<DeValue<'i>>,
+    header: &str,
+    findings: &mut Findings,
+) -> Option<T> {
     let mut taken_out: Vec<String> = Vec::new();
     for _ in 0..MAX_MISTAKES {
         let error = match T::deserialize(ValueDeserializer::from(value.clone())) {

@@ -37,6 +37,7 @@ pub struct Settings {
     /// All that are declared, used or not. Names differ within a scope and from those of the scopes above it.
     pub plugins: Vec<Arc<Plugin>>,
     pub chains: Chains,
+    pub installation: Installation,
     pub log: Log,
 }
 
@@ -218,12 +219,27 @@ pub struct Plugin {
     pub limits: Limits,
     /// Instances serve more than one call; for the built-in ones unless written otherwise.
     pub reuse: bool,
+    /// Where its place in a chain says nothing else.
+    pub on_failure: OnFailure,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PluginSource {
     Builtin(Arc<str>),
     File(PathBuf),
+}
+
+/// What `postern plugin install` needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installation {
+    /// Holds the components and the record of what is installed.
+    pub directory: PathBuf,
+    /// Of one plugin.
+    pub keep_versions: u32,
+    /// A new version that fails so often, and at least once in twenty calls, is taken back …
+    pub rollback_failures: u32,
+    /// … when it does so within this time.
+    pub rollback_window: Duration,
 }
 
 /// What one call may use; `None`: the host's default.

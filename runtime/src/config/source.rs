@@ -82,7 +82,6 @@ pub struct Sources {
 
 impl Sources {
     /// One text under a name.
-    #[cfg(test)]
     pub fn from_text(path: &Path, text: &str) -> Self {
         let mut sources = Self::default();
         sources.push(path.to_owned(), text.to_owned());

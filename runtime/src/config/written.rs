@@ -31,6 +31,7 @@ pub struct Written {
     pub delivery: Delivery,
     pub dns: Dns,
     pub chain: Chain,
+    pub plugins: Plugins,
     pub log: Log,
     pub listener: Vec<Listener>,
     pub smart_host: Vec<SmartHost>,
@@ -52,6 +53,7 @@ impl Written {
             delivery: section::one(&mut root, "delivery", findings),
             dns: section::one(&mut root, "dns", findings),
             chain: section::one(&mut root, "chain", findings),
+            plugins: section::one(&mut root, "plugins", findings),
             log: section::one(&mut root, "log", findings),
             listener: section::list(&mut root, "listener", findings),
             smart_host: section::list(&mut root, "smart_host", findings),
@@ -317,6 +319,24 @@ pub struct Plugin {
     pub limits: Limits,
     pub reuse: Option<bool>,
     pub on_failure: Option<At<OnFailure>>,
+}
+
+/// What may stand in the settings of an installed plugin besides the keys of `[[plugin]]`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Placement {
+    pub direction: Option<At<Directions>>,
+    pub exemptable: Option<Spanned<bool>>,
+}
+
+/// `[plugins]`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Plugins {
+    pub directory: Option<At<PathBuf>>,
+    pub keep_versions: Option<Count>,
+    pub rollback_failures: Option<Count>,
+    pub rollback_window: Option<At<Duration>>,
 }
 
 /// `limits` of a plugin.

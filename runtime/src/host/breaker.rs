@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::IntGauge;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 /// When the breaker opens.
@@ -22,6 +23,19 @@ impl Default for BreakerSettings {
     fn default() -> Self {
         Self { failures: 10, pause: Duration::from_secs(1), max_pause: Duration::from_secs(60) }
     }
+}
+
+/// How a plugin's breaker stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum BreakerState {
+    Closed,
+    /// Nothing is asked before that time is over, then one call is let through to try.
+    Open {
+        retry_in_ms: u64,
+    },
+    /// That call is under way.
+    Trying,
 }
 
 const WINDOW: Duration = Duration::from_secs(60);
@@ -63,6 +77,18 @@ impl Breaker {
         };
         state.trying |= trial;
         Some(Admission { breaker: self, trial })
+    }
+
+    pub fn state(&self) -> BreakerState {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match state.open {
+            None => BreakerState::Closed,
+            Some(_) if state.trying => BreakerState::Trying,
+            Some((until, _)) => {
+                let left = until.saturating_duration_since(Instant::now());
+                BreakerState::Open { retry_in_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX) }
+            }
+        }
     }
 }
 
@@ -143,10 +169,13 @@ mod tests {
         fail(&breaker);
         assert_eq!(breaker.open.get(), 1);
         assert!(breaker.admit().is_none());
+        assert_eq!(breaker.state(), BreakerState::Open { retry_in_ms: 1000 });
         tokio::time::advance(Duration::from_secs(1)).await;
         let trial = breaker.admit().unwrap();
         assert!(breaker.admit().is_none(), "one trial at a time");
+        assert_eq!(breaker.state(), BreakerState::Trying);
         trial.succeeded();
+        assert_eq!(breaker.state(), BreakerState::Closed);
         assert_eq!(breaker.open.get(), 0);
         assert!(breaker.admit().is_some());
     }

@@ -68,6 +68,15 @@ fn cut(text: &str, max: usize) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::Capability;
+
+    #[test]
+    fn what_can_be_called_can_be_imported() {
+        let counted: BTreeSet<_> = Capability::ALL.into_iter().map(Capability::name).collect();
+        // `types` has no functions.
+        let imported = FREE.into_iter().chain(GRANTED).filter(|name| *name != "types").collect();
+        assert_eq!(counted, imported);
+    }
 
     #[test]
     fn a_grant_that_there_is_not_is_an_error() {

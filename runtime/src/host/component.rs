@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::io::Read as _;
+use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
@@ -13,6 +15,8 @@ use crate::pipeline::{Stage, StageSet};
 
 pub mod cache;
 pub mod compile;
+mod difference;
+pub mod inspect;
 
 /// Octets of a plugin. The largest known are Python's, 18 MB.
 pub const MAX_SOURCE: usize = 64 << 20;
@@ -44,6 +48,14 @@ pub enum SourceError {
     TooBig(usize),
     #[error("a core module that can't be made a component (was it built with the SDK, or wit-bindgen?): {0}")]
     NoComponent(String),
+    #[error("damaged, or cut off: {0}")]
+    Unreadable(String),
+    #[error(
+        "it only describes interfaces (WIT), there is no code in it; give the .wasm file that the plugin's build made"
+    )]
+    Interfaces,
+    #[error("{0}")]
+    Read(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,11 +65,18 @@ enum Kind {
     Component,
 }
 
+/// For a file that has not been read yet.
+pub fn check_size(octets: u64) -> Result<(), SourceError> {
+    match usize::try_from(octets) {
+        Ok(size) if size <= MAX_SOURCE => Ok(()),
+        Ok(size) => Err(SourceError::TooBig(size)),
+        Err(_) => Err(SourceError::TooBig(usize::MAX)),
+    }
+}
+
 /// What the first octets say.
 fn sniff(source: &[u8]) -> Result<Kind, SourceError> {
-    if source.len() > MAX_SOURCE {
-        return Err(SourceError::TooBig(source.len()));
-    }
+    check_size(source.len() as u64)?;
     if source.starts_with(b"\x7fELF") {
         return Err(SourceError::Precompiled);
     }
@@ -73,15 +92,44 @@ pub(super) fn check(source: &[u8]) -> Result<(), SourceError> {
     sniff(source).map(drop)
 }
 
+/// The bytes of a plugin's file, which may be anything: a device, or larger than memory. Blocking.
+pub fn read_source(path: &Path) -> Result<Vec<u8>, SourceError> {
+    let failed = |error: std::io::Error| SourceError::Read(error.to_string());
+    let size = |octets: u64| usize::try_from(octets).unwrap_or(usize::MAX);
+    let metadata = std::fs::metadata(path).map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(SourceError::Read("not a file".to_owned()));
+    }
+    if size(metadata.len()) > MAX_SOURCE {
+        return Err(SourceError::TooBig(size(metadata.len())));
+    }
+    let mut source = Vec::with_capacity(size(metadata.len()));
+    // One octet more than may be: that it has grown meanwhile is found by `sniff`.
+    let file = std::fs::File::open(path).map_err(failed)?;
+    file.take(MAX_SOURCE as u64 + 1).read_to_end(&mut source).map_err(failed)?;
+    sniff(&source)?;
+    Ok(source)
+}
+
 /// The component in the bytes. Works on what may be hostile, so it runs where compiling does: see [`compile`].
 fn to_component(source: &[u8]) -> Result<Cow<'_, [u8]>, SourceError> {
     match sniff(source)? {
         Kind::Component => Ok(Cow::Borrowed(source)),
         Kind::Module => {
+            check_sections(source)?;
             let encode = || wit_component::ComponentEncoder::default().module(source)?.validate(true).encode();
-            encode().map(Cow::Owned).map_err(|error| SourceError::NoComponent(format!("{error:#}")))
+            // The encoder is made for what tools have made; for what somebody has made to break it, a panic is an answer.
+            let encoded = std::panic::catch_unwind(encode);
+            let encoded = encoded.map_err(|_| SourceError::Unreadable("the encoder gives up".to_owned()))?;
+            encoded.map(Cow::Owned).map_err(|error| SourceError::NoComponent(format!("{error:#}")))
         }
     }
+}
+
+/// All that is announced is there: a file that was cut off is told from one that was built wrongly.
+fn check_sections(source: &[u8]) -> Result<(), SourceError> {
+    let mut sections = wasmparser::Parser::new(0).parse_all(source);
+    sections.try_for_each(|section| section.map(drop)).map_err(|error| SourceError::Unreadable(error.to_string()))
 }
 
 /// What a component exports and imports does not fit this gateway. The administrator, or the author, reads this.
@@ -121,19 +169,28 @@ pub(super) struct Contract {
 }
 
 impl Contract {
+    /// Of a compiled component; the error is the first thing that does not fit.
     pub fn read(engine: &Engine, component: &Component) -> Result<Self, ContractError> {
         let ty = component.component_type();
+        let (exports, imports) = (ty.exports(engine).map(|(name, _)| name), ty.imports(engine).map(|(name, _)| name));
+        let (contract, problems) = Self::gather(exports, imports);
+        problems.into_iter().next().map_or(Ok(contract), Err)
+    }
+
+    /// By the names of what is exported and imported; and all that does not fit.
+    fn gather<N: AsRef<str>>(
+        exports: impl IntoIterator<Item = N>,
+        imports: impl IntoIterator<Item = N>,
+    ) -> (Self, Vec<ContractError>) {
         let mut contract = Self { stages: StageSet::default(), on_load: false, imports: BTreeSet::new() };
-        for (name, _) in ty.exports(engine) {
-            contract.add_export(name)?;
+        let mut problems: Vec<_> =
+            exports.into_iter().filter_map(|name| contract.add_export(name.as_ref()).err()).collect();
+        // Where one does not fit, that is why there is none.
+        if contract.stages.is_empty() && problems.is_empty() {
+            problems.push(ContractError::NoStage);
         }
-        if contract.stages.is_empty() {
-            return Err(ContractError::NoStage);
-        }
-        for (name, _) in ty.imports(engine) {
-            contract.add_import(name)?;
-        }
-        Ok(contract)
+        problems.extend(imports.into_iter().filter_map(|name| contract.add_import(name.as_ref()).err()));
+        (contract, problems)
     }
 
     fn add_export(&mut self, export: &str) -> Result<(), ContractError> {
@@ -212,6 +269,22 @@ mod tests {
         }
         let big = vec![0; MAX_SOURCE + 1];
         assert_eq!(sniff(&big), Err(SourceError::TooBig(MAX_SOURCE + 1)));
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("big.wasm");
+        std::fs::File::create(&path).unwrap().set_len(200 << 20).unwrap();
+        assert_eq!(read_source(&path), Err(SourceError::TooBig(200 << 20)));
+        for (path, expected) in
+            [(directory.path(), "not a file"), (&path.join("no"), ""), (Path::new("/dev/zero"), "not a file")]
+        {
+            let error = read_source(path).unwrap_err();
+            assert!(matches!(&error, SourceError::Read(text) if text.contains(expected)), "{error}");
+        }
+        std::fs::write(&path, b"\0asm\x01\0\0\0").unwrap();
+        assert_eq!(read_source(&path).unwrap(), b"\0asm\x01\0\0\0");
     }
 
     #[test]

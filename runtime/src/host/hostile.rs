@@ -134,6 +134,41 @@ async fn w3_a_trap_at_each_stage_is_a_failure_that_names_it() {
     assert_eq!(plugin.tell(event).await.unwrap_err().cause, Cause::Trap);
 }
 
+/// What the SDK's guests do when they panic: the hook writes the message, then a chain of the standard library's functions
+/// ends in a trap.
+fn panicking(level: u32) -> Guest {
+    let message = "panicked at src/rules.rs:7:9:\\0ano rule for \\22x\\22";
+    let name = |path: &str| {
+        let parts = path.split("::").map(|part| format!("{}{part}", part.len()));
+        format!("_ZN{}17h0123456789abcdefE", parts.collect::<String>())
+    };
+    let (panic, rule) = (name("core::panicking::panic_fmt"), name("my_plugin::rules::check"));
+    with(Guest::new(), LOG)
+        .item(&format!(r#"(data (i32.const 3000) "{message}")"#))
+        .item(&format!("(func ${panic} (call $log (i32.const {level}) (i32.const 3000) (i32.const 45)) unreachable)"))
+        .item(&format!("(func ${rule} (call ${panic}))"))
+        .at("rcpt", &format!("(call ${rule})"))
+        .at("connect", "(call $log (i32.const 3) (i32.const 3000) (i32.const 45))")
+        .at("helo", "unreachable")
+}
+
+#[tokio::test]
+async fn w3_a_panic_is_told_with_its_message_and_the_names_of_functions() {
+    let bench = Bench::new();
+    let reuse = super::PluginSettings { reuse: true, ..settings(panicking(3).build()) };
+    let plugin = bench.host.load(reuse).await.unwrap();
+    let failure = ask(&plugin, Stage::Rcpt).await.unwrap_err();
+    let expected = "panicked at src/rules.rs:7:9: no rule for \"x\"; wasm trap: wasm `unreachable` instruction executed, \
+        in my_plugin::rules::check < on-rcpt";
+    assert_eq!((failure.cause, failure.detail.as_str()), (Cause::Trap, expected));
+    // What was said in an earlier call, or is no error, is not why.
+    ask(&plugin, Stage::Connect).await.unwrap();
+    let failure = ask(&plugin, Stage::Helo).await.unwrap_err();
+    assert!(failure.detail.starts_with("wasm trap"), "{failure}");
+    let failure = ask(&bench.load(panicking(2)).await.unwrap(), Stage::Rcpt).await.unwrap_err();
+    assert!(failure.detail.starts_with("wasm trap"), "{failure}");
+}
+
 #[tokio::test]
 async fn w3_other_traps() {
     let bench = Bench::new();
@@ -152,7 +187,7 @@ async fn w3_the_breaker_opens_and_recovers() {
     let bench = bench(Settings { breaker, ..small() }, Names::Nobody);
     // Traps where the session's helo is absent; at `mail-from` it is well.
     let plugin = bench.load(Guest::new().at("connect", "unreachable").at("helo", "")).await.unwrap();
-    let open = || bench.metrics.plugin_breaker_open.with_label_values(&["guest"]).get();
+    let open = || bench.metrics.plugin_breaker_open.with_label_values(&["guest", "tenant:acme"]).get();
     for _ in 0..3 {
         assert_eq!(ask(&plugin, Stage::Connect).await.unwrap_err().cause, Cause::Trap);
     }

@@ -69,7 +69,7 @@ impl Instance {
         }
         match pre.instantiate_async(&mut self.store).await {
             Ok(instance) => Ok(*self.instance.insert(instance)),
-            Err(error) => Err(of_guest(&error, &self.store.data().meter, Phase::Instantiate)),
+            Err(error) => Err(of_guest(&error, self.store.data(), Phase::Instantiate)),
         }
     }
 
@@ -88,7 +88,7 @@ impl Instance {
             Ok(function) => function.call_async(&mut self.store, params).await,
             Err(error) => Err(error),
         };
-        result.map_err(|error| of_guest(&error, &self.store.data().meter, Phase::Call))
+        result.map_err(|error| of_guest(&error, self.store.data(), Phase::Call))
     }
 
     pub async fn judge(
@@ -149,7 +149,7 @@ impl Instance {
                 }
                 Stage::Event => typed::<(GuestEvent,), ()>(instance, &mut self.store, index).map(drop),
             };
-            checked.map_err(|error| of_guest(&error, &self.store.data().meter, Phase::Call))?;
+            checked.map_err(|error| of_guest(&error, self.store.data(), Phase::Call))?;
         }
         match &exports.on_load {
             None => Ok(Ok(())),

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use wasmtime::{ResourceLimiter, UpdateDeadline};
 
 use super::engine::TICK;
-use crate::pipeline::{Cause, Usage};
+use crate::pipeline::{Capability, Cause, HostCalls, Usage};
 
 /// Limits of one call, by their names in config.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,8 +81,11 @@ pub(super) struct Meter {
     forgiven: u32,
     after_wait: bool,
     host_calls: u64,
+    calls_of: HostCalls,
     octets: u64,
     scanned: u64,
+    /// Time that the host has worked for it on other threads.
+    pub worked_apart: Duration,
     /// Of the instance: they outlast a call when the instance is used again.
     memory: u64,
     tables: u64,
@@ -101,8 +104,10 @@ impl Meter {
             forgiven: 0,
             after_wait: false,
             host_calls: 0,
+            calls_of: HostCalls::default(),
             octets: 0,
             scanned: 0,
+            worked_apart: Duration::ZERO,
             memory: 0,
             tables: 0,
             out_of_memory: false,
@@ -151,8 +156,9 @@ impl Meter {
     }
 
     /// Each function of the host begins with this.
-    pub fn host_call(&mut self) -> Result<(), Breach> {
+    pub fn host_call(&mut self, capability: Capability) -> Result<(), Breach> {
         self.host_calls += 1;
+        self.calls_of.add(capability);
         if self.host_calls > self.limits.host_calls {
             return Err(Breach::new(
                 Cause::HostCalls,
@@ -180,8 +186,17 @@ impl Meter {
         Ok(())
     }
 
-    pub fn usage(&self, wall: Duration) -> Usage {
-        Usage { cpu: TICK * self.ticks, wall, memory: self.memory, host_calls: self.host_calls }
+    /// `running`: how long the call was seen to run on its own thread. The ticks are for the limit alone: most calls are
+    /// shorter than one.
+    pub fn usage(&self, running: Duration, wall: Duration) -> Usage {
+        Usage {
+            cpu: running + self.worked_apart,
+            wall,
+            memory: self.memory,
+            host_calls: self.host_calls,
+            calls_of: self.calls_of,
+            octets: self.octets,
+        }
     }
 }
 
@@ -248,10 +263,14 @@ mod tests {
     fn a_new_call_starts_from_nought_but_keeps_its_memory() {
         let mut meter = Meter::new(Limits { memory: 100, host_calls: 1, ..Limits::default() });
         assert!(meter.memory_growing(0, 60, None).unwrap());
-        meter.host_call().unwrap();
+        meter.host_call(Capability::Log).unwrap();
         meter.restart();
-        meter.host_call().unwrap();
-        assert_eq!(meter.host_call().unwrap_err().cause, Cause::HostCalls);
+        meter.host_call(Capability::Dns).unwrap();
+        assert_eq!(meter.host_call(Capability::Dns).unwrap_err().cause, Cause::HostCalls);
+        assert_eq!(
+            meter.usage(Duration::ZERO, Duration::ZERO).calls_of.iter().collect::<Vec<_>>(),
+            [(Capability::Dns, 2)]
+        );
         assert!(!meter.memory_growing(60, 101, None).unwrap());
         assert!(meter.out_of_memory);
     }

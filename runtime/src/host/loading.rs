@@ -35,6 +35,10 @@ async fn w8_what_is_no_plugin_says_what_to_do() {
     assert!(matches!(component(wasi).await, LoadError::Contract(ContractError::Wasi(_))));
     let hollow = r#"(component (instance $i) (export "postern:plugin/on-helo@0.1.0" (instance $i)))"#;
     assert!(matches!(component(hollow).await, LoadError::Link(_)));
+    let import = r#"(component (import "postern:plugin/config@0.1.0" (instance (export "json" (func (result u32)))))
+        (instance $i) (export "postern:plugin/on-helo@0.1.0" (instance $i)))"#;
+    let error = component(import).await.to_string();
+    assert!(error.contains("imports config with another type: json: result: u32, the contract has string"), "{error}");
     let other_type = r#"(component (core module $m (func (export "f"))) (core instance $m (instantiate $m))
         (func $f (canon lift (core func $m "f"))) (instance $i (export "judge" (func $f)))
         (export "postern:plugin/on-helo@0.1.0" (instance $i)))"#;
@@ -95,4 +99,13 @@ async fn compiled_code_is_cached_and_a_damaged_file_is_made_anew() {
     assert!(loads(&with(no_compiler())).await.is_err());
     loads(&with(Compiler::InProcess)).await.unwrap();
     loads(&with(no_compiler())).await.unwrap();
+}
+
+/// As `plugins/build` makes them: a trap is told by these names.
+#[test]
+fn built_plugins_keep_the_names_of_their_functions() {
+    let module = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/plugins/access.wasm"));
+    // The two ways in which the compiler writes them.
+    let names = module.windows(3).filter(|octets| *octets == b"_ZN" || *octets == b"_RN").count();
+    assert!(names > 50, "{names}");
 }

@@ -4,12 +4,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use wasmtime::Engine;
 use wasmtime::component::InstancePre;
 
 use super::abi;
-use super::breaker::Breaker;
+use super::breaker::{Breaker, BreakerState};
 use super::component::ContentDigest;
 use super::failure::failure;
 use super::instance::{Exports, Instance};
@@ -17,6 +18,8 @@ use super::limits::Limits;
 use super::permit::{Permit, Quota};
 use super::pool::Pool;
 use super::state::{Asked, CallState, Environment};
+use super::statistics::{Activity, Statistics};
+use super::stopwatch;
 use crate::pipeline::{Answer, Call, Cause, Event, Failure, Filter, Judged, Scope, StageSet, Usage};
 
 /// A component, configured for one scope.
@@ -33,6 +36,61 @@ pub struct Plugin {
     pub(super) breaker: Breaker,
     /// `None`: a fresh instance for each call.
     pub(super) pool: Option<Pool>,
+    pub(super) statistics: Statistics,
+}
+
+/// What a loaded plugin is, and what it has done since.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub plugin: String,
+    /// `platform`, `reseller:NAME` or `tenant:NAME`.
+    pub scope: String,
+    /// SHA-256, 64 hexadecimal digits.
+    pub digest: String,
+    /// Octets of the file.
+    pub size: usize,
+    pub stages: Vec<String>,
+    pub checks_config: bool,
+    pub imports: Vec<String>,
+    #[serde(flatten)]
+    pub activity: Activity,
+}
+
+/// A call under way. What it has used is charged when it ends, also where whoever asked has gone by then.
+struct Run<'a> {
+    plugin: &'a Plugin,
+    instance: &'a mut Instance,
+    started: Instant,
+    /// How long it has run so far.
+    running: Duration,
+    charged: bool,
+}
+
+impl<'a> Run<'a> {
+    fn new(plugin: &'a Plugin, instance: &'a mut Instance, started: Instant) -> Self {
+        Self { plugin, instance, started, running: Duration::ZERO, charged: false }
+    }
+
+    fn end(mut self) -> Usage {
+        self.charge()
+    }
+
+    fn charge(&mut self) -> Usage {
+        self.charged = true;
+        let state = self.instance.store.data_mut();
+        state.finish_log();
+        let usage = state.meter.usage(self.running, self.started.elapsed());
+        self.plugin.statistics.charge(&usage);
+        usage
+    }
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        if !self.charged {
+            self.charge();
+        }
+    }
 }
 
 /// What is known of a plugin without asking it.
@@ -42,6 +100,8 @@ pub struct Inspection {
     pub scope: Scope,
     /// SHA-256 of the bytes it was loaded from.
     pub digest: ContentDigest,
+    /// The first 12 digits of the digest: enough for people.
+    pub version: Arc<str>,
     /// Octets of those.
     pub size: usize,
     pub stages: StageSet,
@@ -54,6 +114,42 @@ pub struct Inspection {
 impl Plugin {
     pub fn inspect(&self) -> &Inspection {
         &self.inspection
+    }
+
+    /// Calls that have run, in this version.
+    pub fn calls(&self) -> u64 {
+        self.statistics.calls()
+    }
+
+    /// Of those, the ones that failed by the plugin's own fault; not those that were kept from running, by its breaker or
+    /// for want of room, or that the gateway itself failed.
+    pub fn failures(&self) -> u64 {
+        self.statistics.failures()
+    }
+
+    /// It is not asked any more, or it is again: while it rests, no instance of it is kept warm.
+    pub fn rest(&self, resting: bool) {
+        if let Some(pool) = &self.pool {
+            pool.rest(resting);
+        }
+    }
+
+    pub fn breaker(&self) -> BreakerState {
+        self.breaker.state()
+    }
+
+    pub fn report(&self) -> Report {
+        let inspection = &self.inspection;
+        Report {
+            plugin: inspection.name.to_string(),
+            scope: inspection.scope.to_string(),
+            digest: inspection.digest.to_string(),
+            size: inspection.size,
+            stages: inspection.stages.iter().map(|stage| stage.name().to_owned()).collect(),
+            checks_config: inspection.checks_config,
+            imports: inspection.imports.clone(),
+            activity: self.statistics.report(self.breaker(), self.pool.as_ref().map_or(0, Pool::idle)),
+        }
     }
 
     fn instance(&self) -> Instance {
@@ -77,10 +173,11 @@ impl Plugin {
         let stage = call.stage;
         let recipient = call.recipient.as_ref().map(abi::recipient);
         let mut instance = self.instance();
-        let said = self.limited(instance.judge(&self.pre, &self.exports, Asked::new(call), recipient)).await;
+        let mut run = Run::new(self, &mut instance, started);
+        let asked = run.instance.judge(&self.pre, &self.exports, Asked::new(call), recipient);
+        let said = self.limited(stopwatch::poll(&mut run.running, asked)).await;
+        let usage = run.end();
         let state = instance.store.data_mut();
-        state.finish_log();
-        let usage = state.meter.usage(started.elapsed());
         let answer = said.and_then(|said| {
             let verdict = abi::verdict(stage, said).map_err(|problem| failure(Cause::Malformed, problem))?;
             let lost = || failure(Cause::Host, "the state of the call is gone");
@@ -92,12 +189,14 @@ impl Plugin {
         (answer, usage)
     }
 
-    async fn notify(&self, event: Event) -> Result<(), Failure> {
+    async fn notify(&self, event: Event, started: Instant) -> (Result<(), Failure>, Usage) {
         let mut instance = self.instance();
-        let told = self.limited(instance.tell(&self.pre, &self.exports, event)).await;
-        instance.store.data_mut().finish_log();
+        let mut run = Run::new(self, &mut instance, started);
+        let told = run.instance.tell(&self.pre, &self.exports, event);
+        let told = self.limited(stopwatch::poll(&mut run.running, told)).await;
+        let usage = run.end();
         self.keep(instance, told.is_ok());
-        told
+        (told, usage)
     }
 
     /// An instance that has failed in whatever way is dropped.
@@ -108,16 +207,18 @@ impl Plugin {
     }
 
     /// Asks leave of breaker and quota, and tells the breaker how it went.
-    async fn guarded<T, F: Future<Output = (Result<T, Failure>, Usage)>>(
+    async fn admitted<T, F: Future<Output = (Result<T, Failure>, Usage)>>(
         &self,
+        started: Instant,
         call: impl FnOnce() -> F,
     ) -> (Result<T, Failure>, Usage) {
+        let not_run = |failure| (Err(failure), Usage { wall: started.elapsed(), ..Usage::default() });
         let Some(admission) = self.breaker.admit() else {
-            return (Err(failure(Cause::Breaker, "it has failed too often lately")), Usage::default());
+            return not_run(failure(Cause::Breaker, "it has failed too often lately"));
         };
         let _permit = match self.permit().await {
             Ok(permit) => permit,
-            Err(busy) => return (Err(busy), Usage::default()),
+            Err(busy) => return not_run(busy),
         };
         let (result, usage) = call().await;
         match &result {
@@ -128,6 +229,19 @@ impl Plugin {
         }
         (result, usage)
     }
+
+    /// Counts what fails, whether it ran or not.
+    async fn counted<T, F: Future<Output = (Result<T, Failure>, Usage)>>(
+        &self,
+        started: Instant,
+        call: impl FnOnce() -> F,
+    ) -> (Result<T, Failure>, Usage) {
+        let (result, usage) = self.admitted(started, call).await;
+        if let Err(failure) = &result {
+            self.statistics.fail(failure.cause);
+        }
+        (result, usage)
+    }
 }
 
 impl Filter for Plugin {
@@ -135,15 +249,22 @@ impl Filter for Plugin {
         self.inspection.stages
     }
 
+    fn version(&self) -> Option<&str> {
+        Some(&self.inspection.version)
+    }
+
     fn judge<'a>(&'a self, call: Call) -> Pin<Box<dyn Future<Output = Judged> + Send + 'a>> {
         Box::pin(async move {
             let started = Instant::now();
-            let (result, usage) = self.guarded(|| self.ask(call, started)).await;
-            Judged { result, usage: Usage { wall: started.elapsed(), ..usage } }
+            let (result, usage) = self.counted(started, || self.ask(call, started)).await;
+            Judged { result, usage }
         })
     }
 
     fn tell<'a>(&'a self, event: Event) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>> {
-        Box::pin(async move { self.guarded(|| async { (self.notify(event).await, Usage::default()) }).await.0 })
+        Box::pin(async move {
+            let started = Instant::now();
+            self.counted(started, || self.notify(event, started)).await.0
+        })
     }
 }

@@ -1,7 +1,7 @@
 //! Warm instances of plugins with `reuse = true`, per plugin and scope. An instance that is called is out of the pool,
 //! and comes back only when the call went well: one that failed, or whose caller went away, is gone by itself.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::instance::Instance;
@@ -38,11 +38,13 @@ impl Drop for Place {
 pub(super) struct Pool {
     room: Room,
     idle: Mutex<Vec<(Instance, Place)>>,
+    /// The plugin was replaced: what ends now is not kept.
+    resting: AtomicBool,
 }
 
 impl Pool {
     pub fn new(room: Room) -> Self {
-        Self { room, idle: Mutex::default() }
+        Self { room, idle: Mutex::default(), resting: AtomicBool::new(false) }
     }
 
     /// The one used last: its memory is warmest.
@@ -53,7 +55,7 @@ impl Pool {
 
     /// Keeps an instance whose call went well, if there is room.
     pub fn put(&self, mut instance: Instance) {
-        if instance.calls >= MAX_CALLS {
+        if instance.calls >= MAX_CALLS || self.resting.load(Ordering::Relaxed) {
             return;
         }
         instance.forget();
@@ -62,7 +64,14 @@ impl Pool {
         }
     }
 
-    #[cfg(test)]
+    /// A plugin that is not asked any more gives its room to others.
+    pub fn rest(&self, resting: bool) {
+        self.resting.store(resting, Ordering::Relaxed);
+        if resting {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+
     pub fn idle(&self) -> usize {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).len()
     }

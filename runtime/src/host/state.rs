@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use wasmtime::{Engine, Store};
 
@@ -9,9 +10,10 @@ use super::abi::interface::types;
 use super::capability::{Grants, Services, edit::Journal, log::LogBudget, message::Parts, metrics::MetricNames};
 use super::limits::{Breach, Limits, Meter};
 use super::permit::Quota;
+use super::stopwatch;
 use super::table::Tables;
 use crate::mail::{Mail, MessageId};
-use crate::pipeline::{Call, Cause, Exemption, Notes, SessionFacts, Stage};
+use crate::pipeline::{Call, Capability, Cause, Exemption, Notes, SessionFacts, Stage};
 
 /// What a plugin is and may do; the same for all its instances.
 pub(super) struct Environment {
@@ -34,6 +36,8 @@ pub(super) struct CallState {
     pub environment: Arc<Environment>,
     pub meter: Meter,
     pub log: LogBudget,
+    /// What it wrote last at level `error`: when it traps next, this is why (the SDK's panics).
+    pub last_error: Option<String>,
     /// The mail that the log lines are about.
     pub mail_id: Option<MessageId>,
     /// `None` where no mail is judged: at load, and when an event is told.
@@ -79,6 +83,7 @@ impl CallState {
             environment,
             meter: Meter::new(limits.clone()),
             log: LogBudget::new(limits),
+            last_error: None,
             mail_id: None,
             asked: None,
         };
@@ -95,13 +100,14 @@ impl CallState {
     pub fn begin(&mut self, asked: Option<Asked>, mail_id: Option<MessageId>) {
         self.meter.restart();
         self.log = LogBudget::new(self.meter.limits());
+        self.last_error = None;
         self.mail_id = mail_id;
         self.asked = asked;
     }
 
     /// Each host function begins with this: counts the call and the octets that came with it.
-    pub fn enter(&mut self, octets: usize) -> Result<(), Breach> {
-        self.meter.host_call()?;
+    pub fn enter(&mut self, capability: Capability, octets: usize) -> Result<(), Breach> {
+        self.meter.host_call(capability)?;
         self.meter.pass(octets)
     }
 
@@ -119,7 +125,8 @@ impl CallState {
         self.asked()?.mail.as_ref().ok_or_else(missing)
     }
 
-    /// Runs what may block, or takes long, on a thread made for that when `apart`.
+    /// Runs what may block, or takes long, on a thread made for that when `apart`. What it takes there is CPU time of the
+    /// call too: a search costs the same wherever it runs.
     pub async fn work<T: Send + 'static>(
         &mut self,
         apart: bool,
@@ -129,9 +136,15 @@ impl CallState {
             return Ok(work());
         }
         let start = tokio::time::Instant::now();
-        let result = tokio::task::spawn_blocking(work).await;
+        let timed = move || {
+            let mut took = Duration::ZERO;
+            (stopwatch::run(&mut took, work), took)
+        };
+        let result = tokio::task::spawn_blocking(timed).await;
         self.meter.waited(start.elapsed());
-        result.map_err(|error| Breach::new(Cause::Host, error.to_string()))
+        let (result, took) = result.map_err(|error| Breach::new(Cause::Host, error.to_string()))?;
+        self.meter.worked_apart += took;
+        Ok(result)
     }
 }
 

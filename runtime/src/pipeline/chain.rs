@@ -63,6 +63,18 @@ pub enum OnFailure {
     Disconnect,
 }
 
+impl OnFailure {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Defer => "defer",
+            Self::Continue => "continue",
+            Self::Reject => "reject",
+            Self::Quarantine => "quarantine",
+            Self::Disconnect => "disconnect",
+        }
+    }
+}
+
 /// One plugin's place in a chain.
 #[derive(Clone)]
 pub struct Entry {

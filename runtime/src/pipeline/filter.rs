@@ -16,6 +16,11 @@ pub trait Filter: Send + Sync {
     /// At which stages it wants to be asked.
     fn stages(&self) -> StageSet;
 
+    /// Which version it is, for the log.
+    fn version(&self) -> Option<&str> {
+        None
+    }
+
     /// Asks it. Takes and gives values only, so an implementation can't half-apply anything.
     fn judge<'a>(&'a self, call: Call) -> Pin<Box<dyn Future<Output = Judged> + Send + 'a>>;
 
@@ -69,15 +74,84 @@ pub struct Exemption {
     pub rule: String,
 }
 
+/// What one call has used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Time in the guest's own code, to the resolution of the epoch ticker.
+    /// Time that the guest has kept a processor busy, and the host on its behalf. Waiting (DNS, its turn) is not in it.
     pub cpu: Duration,
     /// From call to return, waiting included.
     pub wall: Duration,
-    /// Largest linear memory, octets.
+    /// Largest linear memory of the instance so far, octets.
     pub memory: u64,
+    /// Of all capabilities.
     pub host_calls: u64,
+    pub calls_of: HostCalls,
+    /// Octets passed between host and guest, both ways.
+    pub octets: u64,
+}
+
+/// What a plugin may call: the interfaces of the contract that have functions, by their names there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Capability {
+    Session,
+    Message,
+    Config,
+    Log,
+    Metrics,
+    Clock,
+    Dns,
+    Tables,
+    Counters,
+}
+
+impl Capability {
+    pub const COUNT: usize = 9;
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Session,
+        Self::Message,
+        Self::Config,
+        Self::Log,
+        Self::Metrics,
+        Self::Clock,
+        Self::Dns,
+        Self::Tables,
+        Self::Counters,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Message => "message",
+            Self::Config => "config",
+            Self::Log => "log",
+            Self::Metrics => "metrics",
+            Self::Clock => "clock",
+            Self::Dns => "dns",
+            Self::Tables => "tables",
+            Self::Counters => "counters",
+        }
+    }
+}
+
+/// Calls to the host, by capability.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HostCalls([u32; Capability::COUNT]);
+
+impl HostCalls {
+    pub fn add(&mut self, capability: Capability) {
+        if let Some(calls) = self.0.get_mut(capability as usize) {
+            *calls = calls.saturating_add(1);
+        }
+    }
+
+    pub fn of(&self, capability: Capability) -> u32 {
+        self.0.get(capability as usize).copied().unwrap_or(0)
+    }
+
+    /// Those that were called.
+    pub fn iter(&self) -> impl Iterator<Item = (Capability, u32)> {
+        Capability::ALL.into_iter().zip(self.0).filter(|(_, calls)| *calls > 0)
+    }
 }
 
 /// A plugin that did not answer. Never consent: the chain entry's `OnFailure` says what happens.
@@ -110,6 +184,26 @@ pub enum Cause {
 }
 
 impl Cause {
+    pub const COUNT: usize = 11;
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Trap,
+        Self::Stack,
+        Self::Cpu,
+        Self::Wall,
+        Self::Memory,
+        Self::HostCalls,
+        Self::Malformed,
+        Self::Denied,
+        Self::Busy,
+        Self::Breaker,
+        Self::Host,
+    ];
+
+    /// The plugin ran and did wrong. Else it was not asked, or the gateway failed it.
+    pub const fn is_plugins_own(self) -> bool {
+        !matches!(self, Self::Busy | Self::Breaker | Self::Host)
+    }
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::Trap => "trap",
@@ -160,5 +254,24 @@ impl EventKind {
             Self::Quarantined => "quarantined",
             Self::Discarded => "discarded",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_in_the_order_of_their_numbers() {
+        assert!(Capability::ALL.iter().enumerate().all(|(number, capability)| *capability as usize == number));
+        assert!(Cause::ALL.iter().enumerate().all(|(number, cause)| *cause as usize == number));
+    }
+
+    #[test]
+    fn host_calls_are_counted_apart() {
+        let mut calls = HostCalls::default();
+        [Capability::Dns, Capability::Session, Capability::Dns].into_iter().for_each(|called| calls.add(called));
+        assert_eq!((calls.of(Capability::Dns), calls.of(Capability::Log)), (2, 0));
+        assert_eq!(calls.iter().collect::<Vec<_>>(), [(Capability::Session, 1), (Capability::Dns, 2)]);
     }
 }

@@ -273,6 +273,9 @@ impl Hearing {
             .text("verdict", verdict.name())
             .micros("wall_us", usage.wall)
             .micros("cpu_us", usage.cpu);
+        if let Some(version) = entry.filter.version() {
+            record = record.text("version", version);
+        }
         if let Some(reply) = verdict.reply() {
             record = record.text("reply", reply);
         }
@@ -280,7 +283,6 @@ impl Hearing {
             record = record.text("reason", reason);
         }
         if let Some(failure) = failure {
-            metrics.plugin_failures.with_label_values(&[name, failure.cause.name()]).inc();
             record = record.text("failure", failure.cause.name()).text("detail", &failure.detail);
         }
         clerk.log.emit(record);

@@ -2,15 +2,12 @@
 
 use std::sync::Arc;
 
+use super::live::{Live, Refusal};
 use crate::cli::control::{Detail, ErrorKind, RecipientDetail, Request, Response, Selection, State, Summary};
 use crate::queue::{self, Changed, Filter, Queue, Standing, Status, VerbError};
 
-/// One request. `reload` does what a SIGHUP does.
-pub async fn answer(
-    request: Request,
-    queue: Arc<Queue>,
-    reload: impl Future<Output = Result<String, String>> + Send,
-) -> Response {
+/// One request.
+pub async fn answer(request: Request, queue: Arc<Queue>, live: Arc<Live>) -> Response {
     let inapplicable = match &request {
         Request::Flush { ids, .. } if !ids.is_empty() => Some("it is held or in quarantine; release it"),
         Request::Hold { .. } => Some("it is held or in quarantine already"),
@@ -24,11 +21,28 @@ pub async fn answer(
         Request::Hold { id } => queue.hold(&Filter::id(id), "held by the operator").await,
         Request::Release { id } => queue.release(&Filter::id(id)).await,
         Request::Delete { id } => queue.delete(&Filter::id(id)).await,
-        Request::Reload => {
-            return match reload.await {
-                Ok(message) => Response::Done { count: 1, message },
-                Err(message) => Response::error(ErrorKind::Failed, message),
-            };
+        Request::Reload => return changed(live.reload().await.map_err(|why| Response::error(ErrorKind::Failed, why))),
+        Request::PluginInstall { install, source } => {
+            return changed(live.install(install, source).await.map_err(refused));
+        }
+        Request::PluginSwitch { scope, name, enabled } => {
+            return changed(live.switch(&scope, &name, enabled).await.map_err(refused));
+        }
+        Request::PluginRollback { scope, name } => {
+            return changed(live.roll_back(&scope, &name).await.map_err(refused));
+        }
+        Request::PluginRemove { scope, name } => return changed(live.remove(&scope, &name).await.map_err(refused)),
+        Request::PluginList { scope } => {
+            let plugins = live.plugins(scope.as_deref());
+            return plugins.map_or_else(refused, |plugins| Response::Plugins { plugins });
+        }
+        Request::PluginUsage { scope } => {
+            let usage = live.usage(scope.as_deref());
+            return usage.map_or_else(refused, |usage| Response::Usage { usage });
+        }
+        Request::PluginShow { scope, name } => {
+            let plugin = live.plugin(&scope, &name);
+            return plugin.map_or_else(refused, |plugin| Response::Plugin { plugin: Box::new(plugin) });
         }
     };
     match (result, inapplicable) {
@@ -37,6 +51,19 @@ pub async fn answer(
         (Ok(changed), _) => done(&changed),
         (Err(error), _) => failed(&error),
     }
+}
+
+fn changed(result: Result<String, Response>) -> Response {
+    result.map_or_else(|refused| refused, |message| Response::Done { count: 1, message })
+}
+
+fn refused(refusal: Refusal) -> Response {
+    let kind = match refusal {
+        Refusal::NoPlugin { .. } => ErrorKind::NotFound,
+        Refusal::Invalid(_) => ErrorKind::Invalid,
+        _ => ErrorKind::Failed,
+    };
+    Response::error(kind, refusal.to_string())
 }
 
 async fn list(queue: &Queue, selection: Selection, after: Option<crate::mail::MessageId>, limit: u32) -> Response {

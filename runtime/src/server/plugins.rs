@@ -1,13 +1,23 @@
-//! Loads the plugins that config names and makes the chains of them.
+//! From what config and operator say of plugins to the chains that are in force.
+//!
+//! [`Effective`] lays the [`record`] of what was installed over the config, [`Rack`] loads what has changed, and
+//! [`Live`](super::live::Live) puts the outcome in force, whole.
 
-use std::collections::{HashMap, hash_map};
-use std::path::PathBuf;
+pub mod effective;
+pub mod rack;
+pub mod record;
+pub mod registry;
+
 use std::sync::Arc;
 
-use crate::config::settings::{self, ChainEntry, PluginSource};
+pub use effective::{Effective, Key};
+pub use rack::{Change, Loaded, Mounted, Rack};
+pub use record::Record;
+pub use registry::{Registry, RegistryError};
+
+use crate::config::settings;
 use crate::host::table::{Format, Source, TableError};
-use crate::host::{Host, Limits, LoadError, Plugin, PluginSettings, Tables};
-use crate::pipeline::{Chain, Chains, Entry, Scope};
+use crate::host::{Limits, LoadError, Tables};
 
 mod builtin {
     include!(concat!(env!("OUT_DIR"), "/builtin.rs"));
@@ -18,95 +28,29 @@ pub fn builtins() -> Vec<&'static str> {
     builtin::PLUGINS.iter().map(|(name, _)| *name).collect()
 }
 
+/// The component of one of them.
+fn builtin_source(name: &str) -> Option<&'static [u8]> {
+    builtin::PLUGINS.iter().find(|(builtin, _)| *builtin == name).map(|(_, source)| *source)
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum PluginError {
-    #[error("plugin {name}: {}: {source}", path.display())]
-    Read { name: Arc<str>, path: PathBuf, source: std::io::Error },
     #[error("plugin {name}: there is no builtin:{builtin}")]
     NoBuiltin { name: Arc<str>, builtin: Arc<str> },
     #[error("plugin {name}: table {table}: {source}")]
     Table { name: Arc<str>, table: String, source: TableError },
     #[error("plugin {name}: {source}")]
     Load { name: Arc<str>, source: LoadError },
-}
-
-/// The chains of all scopes, with every plugin that stands in one loaded. All or nothing.
-pub async fn load(host: &Host, settings: &settings::Settings) -> Result<Chains, PluginError> {
-    let chains = &settings.chains;
-    let mut loaded: HashMap<(Scope, Arc<str>), Arc<Plugin>> = HashMap::new();
-    for plugin in in_use(chains) {
-        if let hash_map::Entry::Vacant(place) = loaded.entry(key(&plugin)) {
-            place.insert(load_one(host, &plugin).await?);
-        }
-    }
-    let chain = |entries: &Vec<ChainEntry>| {
-        let entries = entries.iter().filter_map(|entry| {
-            let filter = loaded.get(&key(&entry.plugin))?.clone();
-            Some(Entry {
-                name: entry.plugin.name.clone(),
-                filter,
-                directions: entry.directions,
-                on_failure: entry.on_failure,
-                exemptable: entry.exemptable,
-            })
-        });
-        Arc::new(Chain { entries: entries.collect() })
-    };
-    let scoped = |chains: &HashMap<Arc<str>, Vec<ChainEntry>>| {
-        chains.iter().map(|(name, entries)| (name.clone(), chain(entries))).collect()
-    };
-    Ok(Chains {
-        platform: chain(&chains.platform),
-        resellers: scoped(&chains.resellers),
-        tenants: scoped(&chains.tenants),
-    })
-}
-
-/// Those that stand in some chain; what is only declared is not loaded.
-fn in_use(chains: &settings::Chains) -> Vec<Arc<settings::Plugin>> {
-    let scoped = chains.resellers.values().chain(chains.tenants.values()).flatten();
-    scoped.chain(&chains.platform).map(|entry| entry.plugin.clone()).collect()
-}
-
-/// Names are unique within a scope.
-fn key(plugin: &settings::Plugin) -> (Scope, Arc<str>) {
-    (plugin.scope.clone(), plugin.name.clone())
-}
-
-async fn load_one(host: &Host, plugin: &Arc<settings::Plugin>) -> Result<Arc<Plugin>, PluginError> {
-    let name = plugin.name.clone();
-    let source = match &plugin.source {
-        PluginSource::Builtin(builtin) => {
-            let found = builtin::PLUGINS.iter().find(|(name, _)| *name == &**builtin);
-            let missing = || PluginError::NoBuiltin { name: name.clone(), builtin: builtin.clone() };
-            Arc::from(found.ok_or_else(missing)?.1)
-        }
-        PluginSource::File(path) => {
-            let read = tokio::fs::read(path).await;
-            let failed = |source| PluginError::Read { name: name.clone(), path: path.clone(), source };
-            Arc::from(read.map_err(failed)?)
-        }
-    };
-    let settings = PluginSettings {
-        name: name.clone(),
-        scope: plugin.scope.clone(),
-        source,
-        config: plugin.config.clone(),
-        grants: plugin.grants.iter().map(|grant| grant.0.to_string()).collect(),
-        tables: load_tables(plugin).await?,
-        limits: limits(&plugin.limits),
-        reuse: plugin.reuse,
-    };
-    host.load(settings).await.map_err(|source| PluginError::Load { name, source })
-}
-
-async fn load_tables(plugin: &Arc<settings::Plugin>) -> Result<Arc<Tables>, PluginError> {
-    let (name, plugin) = (plugin.name.clone(), plugin.clone());
-    let read = tokio::task::spawn_blocking(move || tables(&plugin)).await;
-    read.unwrap_or_else(|error| {
-        let source = TableError::Read(PathBuf::new(), error.to_string());
-        Err(PluginError::Table { name, table: String::new(), source })
-    })
+    #[error(
+        "plugin {name}: its file has changed since it was installed, it has the digest {digest} now: install it again"
+    )]
+    Damaged { name: Arc<str>, digest: Arc<str> },
+    #[error("plugin {name}: what belongs to it could not be read to the end")]
+    Interrupted { name: Arc<str> },
+    #[error("{0}")]
+    Record(#[from] effective::Problem),
+    #[error("{0}")]
+    Registry(#[from] RegistryError),
 }
 
 /// A file named `*.csv` is a map, any other a list. Blocking. One table that can't be used spoils all: the plugin would

@@ -1,17 +1,63 @@
-//! TLS for the listeners (rustls over aws-lc).
+//! TLS for the listeners (rustls over aws-lc), with certificates that can be renewed while they run.
 
+use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use tokio_rustls::TlsAcceptor;
 
-/// Each listener has an acceptor of its own, so a session ticket of one is worth nothing at another.
-pub fn acceptor(certified_key: &Arc<CertifiedKey>) -> Result<TlsAcceptor, rustls::Error> {
-    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::clone(certified_key))));
-    Ok(TlsAcceptor::from(Arc::new(config)))
+use crate::config::settings::{Listener, Settings};
+
+/// The certificate of a listener; handshakes that begin after it was replaced get the new one.
+struct Current(ArcSwap<CertifiedKey>);
+
+impl fmt::Debug for Current {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Current")
+    }
+}
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+/// The certificates of all listeners, by the listeners' names.
+#[derive(Default)]
+pub struct Certificates(HashMap<Arc<str>, Arc<Current>>);
+
+impl Certificates {
+    pub fn new(settings: &Settings) -> Self {
+        let current = |listener: &Listener| {
+            let certificate = listener.certificate.as_ref()?;
+            Some((listener.name.clone(), Arc::new(Current(ArcSwap::new(certificate.certified_key.clone())))))
+        };
+        Self(settings.listeners.iter().filter_map(current).collect())
+    }
+
+    /// Each listener has an acceptor of its own, so a session ticket of one is worth nothing at another. `None`: it has no
+    /// certificate.
+    pub fn acceptor(&self, listener: &str) -> Result<Option<TlsAcceptor>, rustls::Error> {
+        let Some(current) = self.0.get(listener) else { return Ok(None) };
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(current.clone());
+        Ok(Some(TlsAcceptor::from(Arc::new(config))))
+    }
+
+    /// Renews those of the listeners that have had one from the start.
+    pub fn replace(&self, settings: &Settings) {
+        for listener in &settings.listeners {
+            if let (Some(current), Some(certificate)) = (self.0.get(&listener.name), &listener.certificate) {
+                current.0.store(certificate.certified_key.clone());
+            }
+        }
+    }
 }

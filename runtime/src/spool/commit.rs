@@ -99,6 +99,12 @@ impl Committer {
     }
 
     fn commit(&mut self, group: Vec<Waiting>) {
+        let (turns, group): (Vec<_>, Vec<_>) = group.into_iter().partition(|waiting| waiting.staged.drafts.is_empty());
+        // Whoever only asked for a turn has had it.
+        turns.into_iter().filter_map(|turn| turn.reply).for_each(|reply| drop(reply.send(Ok(()))));
+        if group.is_empty() {
+            return;
+        }
         let (mut staged, replies): (Vec<_>, Vec<_>) = group.into_iter().map(|w| (w.staged, w.reply)).unzip();
         let result = self.shared.check().and_then(|()| {
             self.write(&mut staged).map_err(|trouble| {

@@ -201,6 +201,21 @@ impl SegmentSpool {
         &self.shared.layout.incoming
     }
 
+    /// Waits for a turn of the committer, whatever comes of it: a spool that has failed has turns too.
+    pub async fn turn(self: Arc<Self>) {
+        let (reply, answer) = oneshot::channel();
+        {
+            let mut queue = self.shared.queue();
+            if queue.closing {
+                return;
+            }
+            queue.waiting.push_back(Waiting { staged: Staged::of(Vec::new()), reply: Some(reply) });
+        }
+        self.shared.wake.notify_one();
+        // Unanswered when the committer is gone; then there is nobody to wait for.
+        let _ = answer.await;
+    }
+
     /// Writes what waits, seals the segment and ends the committer. Blocking. The spool takes nothing after it.
     pub fn shutdown(&self) {
         self.shared.queue().closing = true;
@@ -214,6 +229,11 @@ impl SegmentSpool {
     #[cfg(test)]
     pub(super) fn shared_index(&self) -> MutexGuard<'_, Index> {
         self.shared.index()
+    }
+
+    #[cfg(test)]
+    pub(super) fn shared_metrics(&self) -> &Metrics {
+        &self.shared.metrics
     }
 
     async fn commit_batch(&self, batch: Batch) -> Result<(), SpoolError> {
@@ -273,8 +293,13 @@ impl Spool for SegmentSpool {
     }
 
     fn has_room_for(&self, octets: u64) -> bool {
-        self.is_healthy()
-            && self.shared.room.has(octets, || self.shared.disk.free_octets(&self.shared.settings.directory))
+        let ask = || {
+            let free = self.shared.disk.free_octets(&self.shared.settings.directory)?;
+            let room = free.saturating_sub(self.shared.settings.reserve);
+            self.shared.metrics.spool_room.set(i64::try_from(room).unwrap_or(i64::MAX));
+            Ok(free)
+        };
+        self.is_healthy() && self.shared.room.has(octets, ask)
     }
 }
 

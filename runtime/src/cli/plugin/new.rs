@@ -275,7 +275,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-    use crate::cli::{FAILED, Plugin, Tool, WRONG, run as run_tool};
+    use crate::cli::plugin::Plugin;
+    use crate::cli::{FAILED, Tool, WRONG, run as run_tool};
 
     /// Exit code, and what was said.
     fn new(name: &str, language: Language, directory: &Path, sdk: Option<&Path>) -> (u8, String) {

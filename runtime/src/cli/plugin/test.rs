@@ -338,7 +338,8 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::cli::{Cli, Command, Plugin, Tool, WRONG};
+    use crate::cli::plugin::Plugin;
+    use crate::cli::{Cli, Command, Tool, WRONG};
 
     /// One of our own plugins, as `plugins/build` has left it.
     fn builtin(name: &str) -> PathBuf {

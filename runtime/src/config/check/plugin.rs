@@ -30,7 +30,6 @@ pub(super) struct Plugins {
 struct Declaration {
     /// `None` after a mistake in it.
     plugin: Option<Arc<Plugin>>,
-    on_failure: OnFailure,
     available: bool,
     span: Span,
 }
@@ -64,7 +63,6 @@ impl Checker<'_> {
             let scope = plugin.scope.as_ref().map_or(Scope::Platform, |at| at.value.clone());
             let key = (scope, plugin.name.value.0.clone());
             let declaration = Declaration {
-                on_failure: plugin.on_failure.as_ref().map_or(OnFailure::Defer, |at| at.value),
                 available: plugin.available,
                 span: plugin.name.span,
                 plugin: self.plugin(plugin, &key.0, names).map(Arc::new),
@@ -92,7 +90,7 @@ impl Checker<'_> {
         }
     }
 
-    fn plugin(&mut self, written: written::Plugin, scope: &Scope, names: &Names) -> Option<Plugin> {
+    pub(super) fn plugin(&mut self, written: written::Plugin, scope: &Scope, names: &Names) -> Option<Plugin> {
         self.known_scope(written.scope.as_ref(), names);
         let source = self.source(written.source);
         self.grants(&written.grants, &written.tables, names);
@@ -112,6 +110,7 @@ impl Checker<'_> {
             grants: written.grants.into_iter().map(|at| at.value).collect(),
             tables,
             limits: self.limits(written.limits),
+            on_failure: written.on_failure.map_or(OnFailure::Defer, |at| at.value),
         })
     }
 
@@ -238,9 +237,9 @@ impl Checker<'_> {
             let Some(plugin) = declaration.plugin.clone() else { continue };
             let written_failure = table.and_then(|table| table.on_failure.as_ref());
             chain.push(ChainEntry {
-                plugin,
                 directions: table.and_then(|t| t.direction.as_ref()).map_or(Directions::Both, |at| at.value),
-                on_failure: written_failure.map_or(declaration.on_failure, |at| at.value),
+                on_failure: written_failure.map_or(plugin.on_failure, |at| at.value),
+                plugin,
                 exemptable,
             });
         }
@@ -248,7 +247,11 @@ impl Checker<'_> {
     }
 
     fn exemptable(&mut self, table: Option<&written::ChainEntryTable>, owner: &Scope) -> bool {
-        let Some(flag) = table.and_then(|table| table.exemptable.as_ref()) else { return false };
+        table.and_then(|table| table.exemptable.as_ref()).is_some_and(|flag| self.platform_only(flag, owner))
+    }
+
+    /// The value of `exemptable`.
+    pub(super) fn platform_only(&mut self, flag: &Spanned<bool>, owner: &Scope) -> bool {
         if *owner != Scope::Platform {
             self.findings
                 .push_error(Some(flag.span().into()), "only the platform's tests can be exemptable".to_owned())

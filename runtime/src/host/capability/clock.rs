@@ -4,12 +4,13 @@ use wasmtime::Result;
 
 use super::super::abi::interface::clock::Host;
 use super::super::state::CallState;
+use crate::pipeline::Capability;
 
 const GRAIN_MILLIS: u64 = 10;
 
 impl Host for CallState {
     fn now(&mut self) -> Result<u64> {
-        self.enter(8)?;
+        self.enter(Capability::Clock, 8)?;
         // The clock of the counters, so that windows and blocks agree with what a plugin reads.
         let now = self.environment.services.counters.now();
         Ok(now - now % GRAIN_MILLIS)

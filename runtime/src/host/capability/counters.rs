@@ -5,6 +5,7 @@ use wasmtime::Result;
 use super::super::abi::interface::counters::{CounterError, Host};
 use super::super::counter::Full;
 use super::super::state::CallState;
+use crate::pipeline::Capability;
 
 impl From<Full> for CounterError {
     fn from(_: Full) -> Self {
@@ -14,7 +15,7 @@ impl From<Full> for CounterError {
 
 impl Host for CallState {
     fn add(&mut self, key: String, by: u64, seconds: u32) -> Result<std::result::Result<u64, CounterError>> {
-        self.enter(key.len())?;
+        self.enter(Capability::Counters, key.len())?;
         let environment = &self.environment;
         let counters = &environment.services.counters;
         let count = counters.add(&environment.scope, &environment.name, &key, by, seconds);
@@ -22,13 +23,13 @@ impl Host for CallState {
     }
 
     fn blocked(&mut self, key: String) -> Result<Option<u64>> {
-        self.enter(key.len())?;
+        self.enter(Capability::Counters, key.len())?;
         let environment = &self.environment;
         Ok(environment.services.counters.blocked(&environment.scope, &environment.name, &key))
     }
 
     fn block(&mut self, key: String, until: u64) -> Result<std::result::Result<(), CounterError>> {
-        self.enter(key.len())?;
+        self.enter(Capability::Counters, key.len())?;
         let environment = &self.environment;
         let counters = &environment.services.counters;
         Ok(counters.block(&environment.scope, &environment.name, &key, until).map_err(CounterError::from))

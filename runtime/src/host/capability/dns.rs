@@ -12,7 +12,7 @@ use super::super::abi::interface::dns::{self as guest, Host};
 use super::super::abi::ip_to_guest;
 use super::super::limits::Breach;
 use super::super::state::{CallState, Environment};
-use crate::pipeline::{Cause, ClientName};
+use crate::pipeline::{Capability, Cause, ClientName};
 
 /// Questions of one `resolve-many`.
 const MAX_QUESTIONS: usize = 32;
@@ -87,7 +87,7 @@ type Answered = Result<guest::Answer, guest::DnsError>;
 
 impl Host for CallState {
     async fn resolve(&mut self, question: guest::Question) -> wasmtime::Result<Answered> {
-        self.enter(question.name.len())?;
+        self.enter(Capability::Dns, question.name.len())?;
         let Some(question) = checked(question) else { return Ok(Err(guest::DnsError::BadName)) };
         let start = Instant::now();
         let answer = self.environment.resolve(question, start + self.meter.patience()).await;
@@ -96,7 +96,7 @@ impl Host for CallState {
     }
 
     async fn resolve_many(&mut self, questions: Vec<guest::Question>) -> wasmtime::Result<Vec<Answered>> {
-        self.enter(0)?;
+        self.enter(Capability::Dns, 0)?;
         if questions.len() > MAX_QUESTIONS {
             return Err(Breach::new(Cause::Malformed, format!("more than {MAX_QUESTIONS} questions at a time")).into());
         }
@@ -106,7 +106,7 @@ impl Host for CallState {
         let start = Instant::now();
         let end = start + self.meter.patience();
         for (number, question) in questions.into_iter().enumerate() {
-            self.enter(question.name.len())?;
+            self.enter(Capability::Dns, question.name.len())?;
             let Some(question) = checked(question) else { continue };
             let environment = self.environment.clone();
             asked.spawn(async move { (number, environment.resolve(question, end).await) });

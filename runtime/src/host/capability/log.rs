@@ -7,6 +7,10 @@ use super::super::limits::Limits;
 use super::super::state::CallState;
 use super::cut;
 use crate::log::Record;
+use crate::pipeline::Capability;
+
+/// Octets of the last error that a failure tells again.
+const MAX_LAST_ERROR: usize = 480;
 
 /// What a call may still write.
 pub(in super::super) struct LogBudget {
@@ -57,13 +61,16 @@ impl CallState {
 
 impl Host for CallState {
     fn write(&mut self, level: Level, text: String) -> Result<()> {
-        self.enter(text.len())?;
+        self.enter(Capability::Log, text.len())?;
         let level = match level {
             Level::Debug => "debug",
             Level::Info => "info",
             Level::Warn => "warn",
             Level::Error => "error",
         };
+        if level == "error" {
+            self.last_error = Some(cut(&text, MAX_LAST_ERROR).to_owned());
+        }
         if let Some(text) = self.log.take(&text) {
             let record = self.record("plugin-log").text("level", level).text("text", text);
             self.environment.services.log.emit(record);

@@ -18,7 +18,7 @@ use super::super::state::CallState;
 use super::edit;
 use crate::mail::mime::{self, MimeError, MimeLimits, PartReader};
 use crate::mail::{Body, Mail, Message};
-use crate::pipeline::Cause;
+use crate::pipeline::{Capability, Cause};
 
 /// Octets that one call of `read` and `read-part` gives.
 const MAX_READ: u32 = 64 * 1024;
@@ -67,7 +67,7 @@ impl CallState {
     }
 
     fn edit(&mut self, octets: usize, edit: impl FnOnce(&mut Self) -> Edited) -> Edited {
-        self.enter(octets)?;
+        self.enter(Capability::Message, octets)?;
         self.mail()?;
         let done = edit(self)?;
         if let Err(EditError::Denied(grant)) = &done {
@@ -81,41 +81,41 @@ impl Host for CallState {}
 
 impl HostMessage for CallState {
     fn id(&mut self, _: Resource<MessageHandle>) -> Result<String> {
-        self.enter(16)?;
+        self.enter(Capability::Message, 16)?;
         Ok(self.mail()?.id.to_string())
     }
 
     fn tenant(&mut self, _: Resource<MessageHandle>) -> Result<Option<String>> {
-        self.enter(32)?;
+        self.enter(Capability::Message, 32)?;
         Ok(self.mail()?.tenant.as_ref().map(ToString::to_string))
     }
 
     fn reverse_path(&mut self, _: Resource<MessageHandle>) -> Result<Option<Address>> {
-        self.enter(128)?;
+        self.enter(Capability::Message, 128)?;
         Ok(self.mail()?.envelope.reverse_path.mailbox().map(address))
     }
 
     fn recipients(&mut self, _: Resource<MessageHandle>) -> Result<Vec<Recipient>> {
-        self.enter(0)?;
+        self.enter(Capability::Message, 0)?;
         let recipients: Vec<_> = self.mail()?.envelope.recipients.iter().map(recipient).collect();
         self.meter.pass(recipients.len() * 128)?;
         Ok(recipients)
     }
 
     fn size(&mut self, _: Resource<MessageHandle>) -> Result<Option<u64>> {
-        self.enter(8)?;
+        self.enter(Capability::Message, 8)?;
         Ok(self.mail()?.message.as_ref().map(Message::len))
     }
 
     fn tags(&mut self, _: Resource<MessageHandle>) -> Result<Vec<String>> {
-        self.enter(0)?;
+        self.enter(Capability::Message, 0)?;
         let tags = self.mail()?.tags.clone();
         self.meter.pass(tags.iter().map(String::len).sum())?;
         Ok(tags)
     }
 
     fn fields(&mut self, _: Resource<MessageHandle>) -> Read<Vec<Field>> {
-        self.enter(0)?;
+        self.enter(Capability::Message, 0)?;
         let Some(mail) = self.content()? else { return Ok(Err(ReadError::Stage)) };
         let Some(message) = &mail.message else { return Ok(Err(ReadError::Stage)) };
         self.meter.pass(usize::try_from(message.header.len()).unwrap_or(usize::MAX))?;
@@ -124,7 +124,7 @@ impl HostMessage for CallState {
     }
 
     fn header(&mut self, _: Resource<MessageHandle>, name: String) -> Read<Vec<Vec<u8>>> {
-        self.enter(name.len())?;
+        self.enter(Capability::Message, name.len())?;
         let Some(mail) = self.content()? else { return Ok(Err(ReadError::Stage)) };
         let Some(message) = &mail.message else { return Ok(Err(ReadError::Stage)) };
         self.meter.scan(message.header.len())?;
@@ -134,13 +134,13 @@ impl HostMessage for CallState {
     }
 
     fn body_size(&mut self, _: Resource<MessageHandle>) -> Read<u64> {
-        self.enter(8)?;
+        self.enter(Capability::Message, 8)?;
         Ok(self.mail()?.message.as_ref().map(|message| message.body.len()).ok_or(ReadError::Stage))
     }
 
     async fn read(&mut self, _: Resource<MessageHandle>, offset: u64, len: u32) -> Read<Vec<u8>> {
         let len = usize::try_from(len.min(MAX_READ))?;
-        self.enter(len)?;
+        self.enter(Capability::Message, len)?;
         let Some(body) = self.content()?.and_then(|mail| Some(mail.message.as_ref()?.body.clone())) else {
             return Ok(Err(ReadError::Stage));
         };
@@ -149,7 +149,7 @@ impl HostMessage for CallState {
     }
 
     async fn search(&mut self, _: Resource<MessageHandle>, needle: Vec<u8>, offset: u64) -> Read<Option<u64>> {
-        self.enter(needle.len())?;
+        self.enter(Capability::Message, needle.len())?;
         if needle.len() > MAX_NEEDLE {
             return Err(Breach::new(Cause::Malformed, format!("search for more than {MAX_NEEDLE} octets")).into());
         }
@@ -163,7 +163,7 @@ impl HostMessage for CallState {
     }
 
     async fn digest(&mut self, _: Resource<MessageHandle>) -> Read<Vec<u8>> {
-        self.enter(32)?;
+        self.enter(Capability::Message, 32)?;
         if let Some(digest) = self.asked()?.digest {
             return Ok(Ok(digest.to_vec()));
         }
@@ -178,7 +178,7 @@ impl HostMessage for CallState {
     }
 
     async fn parts(&mut self, _: Resource<MessageHandle>) -> Read<Vec<Part>> {
-        self.enter(0)?;
+        self.enter(Capability::Message, 0)?;
         let parts = match self.find_parts().await? {
             Ok(parts) => parts,
             Err(error) => return Ok(Err(error)),
@@ -195,7 +195,7 @@ impl HostMessage for CallState {
 
     async fn read_part(&mut self, _: Resource<MessageHandle>, index: u32, offset: u64, len: u32) -> Read<Vec<u8>> {
         let len = usize::try_from(len.min(MAX_READ))?;
-        self.enter(len)?;
+        self.enter(Capability::Message, len)?;
         let parts = match self.find_parts().await? {
             Ok(parts) => parts,
             Err(error) => return Ok(Err(error)),

@@ -7,6 +7,7 @@ use wasmtime::Result;
 
 use super::super::abi::interface::metrics::Host;
 use super::super::state::CallState;
+use crate::pipeline::Capability;
 
 const MAX_NAMES: usize = 32;
 const MAX_NAME: usize = 48;
@@ -36,7 +37,7 @@ impl MetricNames {
 
 impl Host for CallState {
     fn add(&mut self, name: String, by: u64) -> Result<()> {
-        self.enter(name.len())?;
+        self.enter(Capability::Metrics, name.len())?;
         let label = self.environment.metric_names.label(&name);
         let labels = [&*self.environment.name, label];
         self.environment.services.metrics.plugin_custom.with_label_values(&labels).inc_by(by);

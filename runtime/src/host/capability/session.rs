@@ -10,7 +10,7 @@ use super::super::abi::{SessionHandle, ip_to_guest};
 use super::super::limits::Breach;
 use super::super::state::CallState;
 use super::cut;
-use crate::pipeline::{self, Cause, Exemption};
+use crate::pipeline::{self, Capability, Cause, Exemption};
 
 /// What a plugin remembers of a session or transaction.
 const MAX_NOTES: usize = 16;
@@ -23,22 +23,22 @@ impl Host for CallState {}
 
 impl HostSession for CallState {
     fn id(&mut self, _: Resource<SessionHandle>) -> Result<String> {
-        self.enter(16)?;
+        self.enter(Capability::Session, 16)?;
         Ok(self.session()?.id.to_string())
     }
 
     fn client_address(&mut self, _: Resource<SessionHandle>) -> Result<IpAddress> {
-        self.enter(16)?;
+        self.enter(Capability::Session, 16)?;
         Ok(ip_to_guest(self.session()?.client.ip()))
     }
 
     fn client_port(&mut self, _: Resource<SessionHandle>) -> Result<u16> {
-        self.enter(2)?;
+        self.enter(Capability::Session, 2)?;
         Ok(self.session()?.client.port())
     }
 
     async fn client_name(&mut self, _: Resource<SessionHandle>) -> Result<ClientName> {
-        self.enter(256)?;
+        self.enter(Capability::Session, 256)?;
         let session = self.asked()?.session.clone();
         let environment = self.environment.clone();
         let start = Instant::now();
@@ -60,17 +60,17 @@ impl HostSession for CallState {
     }
 
     fn concurrent_connections(&mut self, _: Resource<SessionHandle>) -> Result<u32> {
-        self.enter(4)?;
+        self.enter(Capability::Session, 4)?;
         Ok(self.session()?.concurrent)
     }
 
     fn listener(&mut self, _: Resource<SessionHandle>) -> Result<String> {
-        self.enter(16)?;
+        self.enter(Capability::Session, 16)?;
         Ok(self.session()?.listener.to_string())
     }
 
     fn role(&mut self, _: Resource<SessionHandle>) -> Result<Role> {
-        self.enter(1)?;
+        self.enter(Capability::Session, 1)?;
         Ok(match self.session()?.role {
             pipeline::Role::Inbound => Role::Inbound,
             pipeline::Role::Submission => Role::Submission,
@@ -79,23 +79,23 @@ impl HostSession for CallState {
     }
 
     fn direction(&mut self, _: Resource<SessionHandle>) -> Result<Direction> {
-        self.enter(1)?;
+        self.enter(Capability::Session, 1)?;
         Ok(if self.session()?.is_outbound() { Direction::Outbound } else { Direction::Inbound })
     }
 
     fn trusted(&mut self, _: Resource<SessionHandle>) -> Result<bool> {
-        self.enter(1)?;
+        self.enter(Capability::Session, 1)?;
         Ok(self.session()?.trusted)
     }
 
     fn helo(&mut self, _: Resource<SessionHandle>) -> Result<Option<Helo>> {
-        self.enter(256)?;
+        self.enter(Capability::Session, 256)?;
         let helo = self.session()?.helo.as_ref();
         Ok(helo.map(|helo| Helo { name: helo.name.clone(), extended: helo.extended }))
     }
 
     fn tls(&mut self, _: Resource<SessionHandle>) -> Result<Option<Tls>> {
-        self.enter(256)?;
+        self.enter(Capability::Session, 256)?;
         Ok(self.session()?.tls.as_ref().map(|tls| Tls {
             version: tls.version.clone(),
             cipher: tls.cipher.clone(),
@@ -104,12 +104,12 @@ impl HostSession for CallState {
     }
 
     fn login(&mut self, _: Resource<SessionHandle>) -> Result<Option<String>> {
-        self.enter(64)?;
+        self.enter(Capability::Session, 64)?;
         Ok(self.session()?.login.as_ref().map(ToString::to_string))
     }
 
     fn exempt(&mut self, _: Resource<SessionHandle>, test: String, rule: String) -> Result<()> {
-        self.enter(test.len() + rule.len())?;
+        self.enter(Capability::Session, test.len() + rule.len())?;
         let asked = self.asked()?;
         let exemption = Exemption {
             test: cut(&test, MAX_EXEMPTION_NAME).to_owned(),
@@ -131,7 +131,7 @@ impl HostSession for CallState {
         key: String,
         value: Vec<u8>,
     ) -> Result<std::result::Result<(), NoteError>> {
-        self.enter(key.len() + value.len())?;
+        self.enter(Capability::Session, key.len() + value.len())?;
         let asked = self.asked()?;
         let others = asked.notes.iter().filter(|(other, _)| **other != key);
         let (count, octets) = others.fold((0, 0), |(count, octets), (k, v)| (count + 1, octets + k.len() + v.len()));
@@ -143,7 +143,7 @@ impl HostSession for CallState {
     }
 
     fn recall(&mut self, _: Resource<SessionHandle>, key: String) -> Result<Option<Vec<u8>>> {
-        self.enter(key.len())?;
+        self.enter(Capability::Session, key.len())?;
         let value = self.asked()?.notes.get(&key).cloned();
         self.meter.pass(value.as_ref().map_or(0, Vec::len))?;
         Ok(value)

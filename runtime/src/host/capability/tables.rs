@@ -9,12 +9,13 @@ use super::super::abi::interface::types::{Address, IpAddress};
 use super::super::abi::{ip_from_guest, mailbox};
 use super::super::state::CallState;
 use super::super::table::Table;
+use crate::pipeline::Capability;
 
 type Found = Result<std::result::Result<Option<String>, TableError>>;
 
 impl CallState {
     fn look(&mut self, octets: usize, name: &str, find: impl Fn(&Table) -> Option<&Arc<str>>) -> Found {
-        self.enter(octets + name.len())?;
+        self.enter(Capability::Tables, octets + name.len())?;
         let found = match self.environment.tables.table(name) {
             None => return Ok(Err(TableError::NoTable)),
             Some(Err(_)) => return Ok(Err(TableError::Unavailable)),

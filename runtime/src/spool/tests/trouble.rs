@@ -108,6 +108,23 @@ fn d5_reading_from_a_spool_that_is_gone() {
     assert!(!spool.is_healthy());
 }
 
+/// What the watchdog asks: a restart would not mend a spool that has failed, so that is no reason for one.
+#[test]
+fn a_turn_is_had_in_health_and_in_sickness() {
+    let disk = SimulatedDisk::new();
+    let (spool, _) = open(&disk).unwrap();
+    let commits = |result| spool.shared_metrics().spool_commits.with_label_values(&[result]).get();
+    run(spool.commit(one(1))).unwrap();
+    run(spool.clone().turn());
+    assert_eq!((commits("ok"), commits("failed")), (1, 0), "nothing is written for it");
+    disk.remove_all();
+    assert!(run(spool.commit(one(2))).is_err());
+    assert!(!spool.is_healthy());
+    run(spool.clone().turn());
+    spool.shutdown();
+    run(spool.clone().turn());
+}
+
 #[test]
 fn too_many_open_files_pass() {
     let disk = SimulatedDisk::new();

@@ -189,7 +189,9 @@ fn event_json(event: &Event) -> Value {
 }
 
 fn hook_json(hook: &Hook) -> Value {
-    let Usage { cpu, wall, memory, host_calls, .. } = hook.judged.usage;
+    let Usage { cpu, wall, memory, host_calls, calls_of, .. } = hook.judged.usage;
+    let calls_of: serde_json::Map<_, _> =
+        calls_of.iter().map(|(capability, calls)| (capability.name().to_owned(), json!(calls))).collect();
     let mut object = json!({
         "event": "hook",
         "stage": hook.stage.name(),
@@ -200,6 +202,7 @@ fn hook_json(hook: &Hook) -> Value {
         "wall_us": micros(wall),
         "memory": memory,
         "host_calls": host_calls,
+        "calls_of": calls_of,
     });
     let Some(fields) = object.as_object_mut() else { return object };
     match &hook.judged.result {

@@ -1,0 +1,308 @@
+//! The plugins that are loaded. What has not changed is not loaded anew: its warm instances, its breaker and what is
+//! known of it stay. What was replaced last is kept, so that a roll-back takes no compiler.
+
+use std::collections::{HashMap, hash_map};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+
+use super::effective::{Effective, Key};
+use super::{PluginError, builtin_source, limits, tables};
+use crate::config::settings::{self, ChainEntry, PluginSource};
+use crate::host::{ContentDigest, Host, Plugin, PluginSettings, Tables, read_source};
+use crate::pipeline::{Call, Cause, Chain, Chains, Entry, Event, Failure, Filter, Judged, StageSet, Usage};
+
+/// Everything by which two loaded plugins differ.
+#[derive(Debug, Clone, PartialEq)]
+struct Specification {
+    digest: Arc<str>,
+    config: serde_json::Value,
+    grants: std::collections::BTreeSet<settings::Grant>,
+    limits: settings::Limits,
+    reuse: bool,
+    tables: Vec<(String, PathBuf, Option<Stamp>)>,
+}
+
+/// A file that has the same ones has not changed.
+type Stamp = (u64, u64, SystemTime);
+
+/// A plugin that is loaded, or stands where one should be.
+pub struct Mounted {
+    pub filter: Arc<dyn Filter>,
+    /// `None`: it could not be loaded when the gateway started.
+    pub plugin: Option<Arc<Plugin>>,
+    /// Why it could not.
+    pub broken: Option<String>,
+    /// SHA-256 of its file, 64 hex digits.
+    pub digest: Arc<str>,
+    pub since: Timestamp,
+    specification: Specification,
+}
+
+/// One that was not there before.
+pub struct Change {
+    pub key: Key,
+    pub mounted: Arc<Mounted>,
+    pub before: Option<Arc<Mounted>>,
+    /// The octets of its file, if it was read.
+    pub source: Option<Arc<[u8]>>,
+}
+
+/// By scope and name.
+#[derive(Clone, Default)]
+pub struct Rack {
+    mounted: HashMap<Key, Arc<Mounted>>,
+    replaced: HashMap<Key, Arc<Mounted>>,
+}
+
+/// A rack that can be put in force.
+pub struct Loaded {
+    pub rack: Rack,
+    pub chains: Chains,
+    pub changes: Vec<Change>,
+}
+
+impl Rack {
+    pub fn at(&self, key: &Key) -> Option<&Arc<Mounted>> {
+        self.mounted.get(key)
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = (&Key, &Arc<Mounted>)> {
+        self.mounted.iter()
+    }
+
+    /// What is to be loaded, with what of this rack can stay. `also`: a plugin to be tried though it stands in no chain.
+    /// All or nothing.
+    pub async fn load(&self, host: &Host, effective: &Effective, also: Option<&Key>) -> Result<Loaded, PluginError> {
+        let mut next = Self::default();
+        let mut changes = Vec::new();
+        for plugin in to_load(&effective.settings, also) {
+            let key = (plugin.scope.clone(), plugin.name.clone());
+            if let hash_map::Entry::Vacant(place) = next.mounted.entry(key.clone()) {
+                let (mounted, source) = match self.mount(host, effective, &key, &plugin).await {
+                    Err(error) if effective.tolerant => broken(effective, &key, error)?,
+                    mounted => mounted?,
+                };
+                let before = self.mounted.get(&key);
+                if before.is_none_or(|before| !Arc::ptr_eq(before, &mounted)) {
+                    let (mounted, before) = (mounted.clone(), before.cloned());
+                    changes.push(Change { key, mounted, before, source });
+                }
+                place.insert(mounted);
+            }
+        }
+        next.replaced = self.replaced.clone();
+        next.replaced.extend(changes.iter().filter_map(|change| Some((change.key.clone(), change.before.clone()?))));
+        let chains = next.chains(&effective.settings.chains);
+        Ok(Loaded { rack: next, chains, changes })
+    }
+
+    async fn mount(
+        &self,
+        host: &Host,
+        effective: &Effective,
+        key: &Key,
+        plugin: &Arc<settings::Plugin>,
+    ) -> Result<(Arc<Mounted>, Option<Arc<[u8]>>), PluginError> {
+        if let Some((reason, version)) = effective.broken.get(key) {
+            return Ok((Arc::new(Mounted::broken(reason, &version.digest, version.stages())), None));
+        }
+        let pinned = effective.pinned.get(key);
+        let known = pinned.map(|version| version.digest.clone());
+        let (digest, source) = match known.filter(|digest| self.has(key, plugin, digest)) {
+            Some(digest) => (digest, None),
+            None => {
+                let source = read(plugin).await?;
+                let digest: Arc<str> = ContentDigest::of(&source).to_string().into();
+                if pinned.is_some_and(|version| version.digest != digest) {
+                    return Err(PluginError::Damaged { name: plugin.name.clone(), digest });
+                }
+                (digest, Some(source))
+            }
+        };
+        let specification = Specification::new(plugin, digest);
+        if let Some(same) = self.same(key, &specification) {
+            return Ok((same, source));
+        }
+        let source = match source {
+            Some(source) => source,
+            None => read(plugin).await?,
+        };
+        let loaded = load_one(host, plugin, source.clone()).await?;
+        Ok((Arc::new(Mounted::new(loaded, specification)), Some(source)))
+    }
+
+    /// The same plugin, loaded already: in force, or replaced last.
+    fn same(&self, key: &Key, specification: &Specification) -> Option<Arc<Mounted>> {
+        let candidates = [self.mounted.get(key), self.replaced.get(key)];
+        candidates.into_iter().flatten().find(|mounted| mounted.specification == *specification).cloned()
+    }
+
+    fn has(&self, key: &Key, plugin: &settings::Plugin, digest: &Arc<str>) -> bool {
+        self.same(key, &Specification::new(plugin, digest.clone())).is_some()
+    }
+
+    fn chains(&self, chains: &settings::Chains) -> Chains {
+        let chain = |entries: &Vec<ChainEntry>| {
+            let entries = entries.iter().filter_map(|entry| {
+                let key = (entry.plugin.scope.clone(), entry.plugin.name.clone());
+                Some(Entry {
+                    name: entry.plugin.name.clone(),
+                    filter: self.mounted.get(&key)?.filter.clone(),
+                    directions: entry.directions,
+                    on_failure: entry.on_failure,
+                    exemptable: entry.exemptable,
+                })
+            });
+            Arc::new(Chain { entries: entries.collect() })
+        };
+        let scoped = |chains: &HashMap<Arc<str>, Vec<ChainEntry>>| {
+            chains.iter().map(|(name, entries)| (name.clone(), chain(entries))).collect()
+        };
+        Chains {
+            platform: chain(&chains.platform),
+            resellers: scoped(&chains.resellers),
+            tenants: scoped(&chains.tenants),
+        }
+    }
+}
+
+impl Mounted {
+    fn new(plugin: Arc<Plugin>, specification: Specification) -> Self {
+        Self {
+            filter: plugin.clone(),
+            plugin: Some(plugin),
+            broken: None,
+            digest: specification.digest.clone(),
+            since: Timestamp::now(),
+            specification,
+        }
+    }
+
+    fn broken(reason: &str, digest: &Arc<str>, stages: StageSet) -> Self {
+        let specification = Specification {
+            digest: digest.clone(),
+            config: serde_json::Value::Null,
+            grants: std::collections::BTreeSet::new(),
+            limits: settings::Limits::default(),
+            reuse: false,
+            tables: Vec::new(),
+        };
+        Self {
+            filter: Arc::new(Absent { stages, reason: reason.to_owned() }),
+            plugin: None,
+            broken: Some(reason.to_owned()),
+            digest: digest.clone(),
+            since: Timestamp::now(),
+            specification,
+        }
+    }
+}
+
+impl Specification {
+    fn new(plugin: &settings::Plugin, digest: Arc<str>) -> Self {
+        let stamped = |(name, path): (&String, &PathBuf)| (name.clone(), path.clone(), stamp(path));
+        Self {
+            digest,
+            config: plugin.config.clone(),
+            grants: plugin.grants.clone(),
+            limits: plugin.limits.clone(),
+            reuse: plugin.reuse,
+            tables: plugin.tables.iter().map(stamped).collect(),
+        }
+    }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.len(), metadata.ino(), metadata.modified().ok()?))
+}
+
+/// Those that stand in some chain; what is only declared is not loaded.
+fn to_load(settings: &settings::Settings, also: Option<&Key>) -> Vec<Arc<settings::Plugin>> {
+    let chains = &settings.chains;
+    let scoped = chains.resellers.values().chain(chains.tenants.values()).flatten();
+    let placed = scoped.chain(&chains.platform).map(|entry| entry.plugin.clone());
+    let also =
+        settings.plugins.iter().filter(|p| also.is_some_and(|(scope, name)| p.scope == *scope && p.name == *name));
+    placed.chain(also.cloned()).collect()
+}
+
+/// What was installed and can't be loaded when the gateway starts does not keep the others from being asked; what the
+/// config names is an error, as any other of the config's.
+fn broken(
+    effective: &Effective,
+    key: &Key,
+    error: PluginError,
+) -> Result<(Arc<Mounted>, Option<Arc<[u8]>>), PluginError> {
+    let Some(version) = effective.pinned.get(key) else { return Err(error) };
+    tracing::error!(scope = %key.0, "{error}; its failure policy speaks until another version is there");
+    Ok((Arc::new(Mounted::broken(&error.to_string(), &version.digest, version.stages())), None))
+}
+
+async fn read(plugin: &settings::Plugin) -> Result<Arc<[u8]>, PluginError> {
+    let name = plugin.name.clone();
+    match &plugin.source {
+        PluginSource::Builtin(builtin) => {
+            let missing = || PluginError::NoBuiltin { name: name.clone(), builtin: builtin.clone() };
+            builtin_source(builtin).map(Arc::from).ok_or_else(missing)
+        }
+        PluginSource::File(path) => {
+            let path = path.clone();
+            let read = tokio::task::spawn_blocking(move || read_source(&path)).await;
+            let read = read.map_err(|_| PluginError::Interrupted { name: name.clone() })?;
+            read.map(Arc::from).map_err(|source| PluginError::Load { name, source: source.into() })
+        }
+    }
+}
+
+async fn load_one(host: &Host, plugin: &Arc<settings::Plugin>, source: Arc<[u8]>) -> Result<Arc<Plugin>, PluginError> {
+    let name = plugin.name.clone();
+    let settings = PluginSettings {
+        name: name.clone(),
+        scope: plugin.scope.clone(),
+        source,
+        config: plugin.config.clone(),
+        grants: plugin.grants.iter().map(|grant| grant.0.to_string()).collect(),
+        tables: load_tables(plugin).await?,
+        limits: limits(&plugin.limits),
+        reuse: plugin.reuse,
+    };
+    host.load(settings).await.map_err(|source| PluginError::Load { name, source })
+}
+
+async fn load_tables(plugin: &Arc<settings::Plugin>) -> Result<Arc<Tables>, PluginError> {
+    let (name, plugin) = (plugin.name.clone(), plugin.clone());
+    let read = tokio::task::spawn_blocking(move || tables(&plugin)).await;
+    read.unwrap_or(Err(PluginError::Interrupted { name }))
+}
+
+/// Stands where a plugin should: it never answers, so its place's failure policy speaks.
+struct Absent {
+    stages: StageSet,
+    reason: String,
+}
+
+impl Absent {
+    fn failure(&self) -> Failure {
+        Failure { cause: Cause::Host, detail: format!("it was not loaded: {}", self.reason) }
+    }
+}
+
+impl Filter for Absent {
+    fn stages(&self) -> StageSet {
+        self.stages
+    }
+
+    fn judge<'a>(&'a self, _: Call) -> Pin<Box<dyn Future<Output = Judged> + Send + 'a>> {
+        Box::pin(async { Judged { result: Err(self.failure()), usage: Usage::default() } })
+    }
+
+    fn tell<'a>(&'a self, _: Event) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>> {
+        Box::pin(async { Err(self.failure()) })
+    }
+}
