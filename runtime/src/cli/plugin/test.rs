@@ -38,7 +38,7 @@ pub struct Arguments {
     /// The plugin's own config: what stands in its entry's table `config`. TOML, or JSON in a file *.json.
     #[arg(long, value_name = "FILE")]
     pub plugin_config: Option<PathBuf>,
-    /// What it may use: dns, tables, counters, clock, metrics, recipients, route:NAME …
+    /// What it may use: dns, tables, counters, clock, metrics, recipients, route:mx, route:host, route:NAME.
     #[arg(long = "grant", value_name = "GRANT")]
     pub grants: Vec<String>,
     /// A table that it may look into; a file *.csv has values.
@@ -62,7 +62,7 @@ pub struct Arguments {
     /// The name of its entry; without it, that of the file.
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// One of its limits, as in its entry's table `limits`: cpu=200ms, memory=64MiB, table_elements=50000 …
+    /// One of its limits, as in its entry's table `limits`: cpu=200ms, memory=64MiB, table_elements=50000.
     #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = limit)]
     pub limits: Vec<Limit>,
     /// Keep its instance between calls, as its entry's `reuse = true` does: what a warm call costs.
