@@ -8,8 +8,15 @@ RUN_FLAGS ?=
 POSTERN ?= target/release/postern
 PREFIX ?= /usr/local
 DESTDIR ?=
+PEERS_FLAGS ?=
 
-.PHONY: bench run test build plugins install uninstall lint test-crash test-js test-monitoring clean need-rust
+# What `make bench` runs, and where cargo puts it.
+BENCH_FLAGS ?=
+RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
+BENCH = python3 -B benches/harness --postern $(RELEASE)/postern --load $(RELEASE)/load
+BENCH_OPTIONS = $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick) $(if $(SCRATCH),--scratch $(SCRATCH)) $(if $(SERVERS),--servers $(SERVERS)) $(BENCH_FLAGS)
+
+.PHONY: bench bench-build bench-micro bench-swap run test build plugins install uninstall lint test-crash test-js test-monitoring test-peers clean need-rust
 
 run: plugins
 	$(CARGO) run --quiet --package postern -- localserve $(RUN_FLAGS)
@@ -48,6 +55,7 @@ lint: plugins
 	sh -n tests/js/run
 	sh -n runtime/packaging/install
 	sh -n tests/monitoring
+	sh -n tests/peers/install
 
 # 200 kills instead of the 20 of `make test`.
 test-crash: plugins
@@ -64,9 +72,28 @@ test-monitoring: plugins
 	$(CARGO) build --package postern
 	tests/monitoring
 
-# What single steps cost; the comparison with other servers is still to come.
-bench: plugins
+# Other mail servers and clients as peers (tests/peers); installs what it needs from Debian, PyPI and npm, hence root.
+# PEERS_FLAGS: passed to pytest, e.g. PEERS_FLAGS='-k swaks'.
+test-peers: plugins
+	@tests/peers/install
+	$(CARGO) build --package postern
+	timeout --foreground --kill-after=30 480 target/peers/venv/bin/python -B -m pytest tests/peers $(PEERS_FLAGS)
+
+# Postern beside Postfix, then plugin swaps under load; written to benches/RESULTS.md. Needs root, for Postfix.
+# ROUNDS=5, QUICK=1 (three minutes), SCRATCH=/var/tmp; everything else: BENCH_FLAGS=--help.
+bench: bench-build
+	$(BENCH) $(BENCH_OPTIONS) all
+
+# Only the second half of it.
+bench-swap: bench-build
+	$(BENCH) $(BENCH_OPTIONS) swap
+
+# What single steps cost.
+bench-micro: plugins
 	$(CARGO) bench --package postern-benches
+
+bench-build: plugins
+	$(CARGO) build --release --package postern --package postern-benches
 
 clean:
 	$(CARGO) clean

@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --package postern-benches`. Compare only numbers of one run: machines are noisy.
 
+#![expect(clippy::expect_used, reason = "a bench that cannot even begin has nothing better to do")]
+
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};

@@ -14,17 +14,6 @@ use serde_json::Value;
 const OF_THE_SCRAPE: [&str; 3] = ["job", "instance", "le"];
 /// Series of Prometheus's own.
 const FOREIGN: [&str; 1] = ["up"];
-/// Series whose code is still on its way, with all their labels.
-const COMING: [(&str, &[&str]); 7] = [
-    ("postern_plugin_breaker_open", &["plugin", "scope"]),
-    ("postern_plugin_calls_total", &["plugin", "scope"]),
-    ("postern_plugin_cpu_seconds_total", &["plugin", "scope"]),
-    ("postern_plugin_failures_total", &["plugin", "scope", "cause"]),
-    ("postern_plugin_host_calls_total", &["plugin", "scope", "capability"]),
-    ("postern_plugin_memory_peak_octets", &["plugin", "scope"]),
-    ("postern_plugin_octets_total", &["plugin", "scope"]),
-];
-
 struct Series {
     histogram: bool,
     labels: BTreeSet<String>,
@@ -53,17 +42,6 @@ fn declared() -> BTreeMap<String, Series> {
     }
     assert!(found.len() > 25, "only {} series are found in metrics.rs", found.len());
     found
-}
-
-/// With those that are on their way.
-fn known() -> BTreeMap<String, Series> {
-    let mut known = declared();
-    for (name, labels) in COMING {
-        let labels: BTreeSet<String> = labels.iter().map(|label| (*label).to_owned()).collect();
-        let series = known.entry(name.to_owned()).or_insert(Series { histogram: false, labels: BTreeSet::new() });
-        series.labels.extend(labels);
-    }
-    known
 }
 
 /// Every PromQL expression of the dashboard.
@@ -142,7 +120,7 @@ fn faults(expression: &str, known: &BTreeMap<String, Series>) -> Vec<String> {
 
 #[test]
 fn monitoring_asks_for_series_that_exist() {
-    let known = known();
+    let known = declared();
     let asked = dashboard().into_iter().chain(alerts().into_values());
     let faults: Vec<_> =
         asked.flat_map(|e| faults(&e, &known).into_iter().map(move |fault| format!("{fault}: {e}"))).collect();
@@ -155,17 +133,8 @@ fn monitoring_shows_every_series() {
     let expressions = dashboard().join("\n") + &read("runtime/packaging/grafana-dashboard.json");
     let alerts = read("runtime/packaging/alerts.yml");
     let unseen: Vec<_> =
-        known().into_keys().filter(|name| !expressions.contains(name.as_str()) && !alerts.contains(name)).collect();
+        declared().into_keys().filter(|name| !expressions.contains(name.as_str()) && !alerts.contains(name)).collect();
     assert!(unseen.is_empty(), "neither on the dashboard nor in an alert: {unseen:?}");
-}
-
-#[test]
-fn monitoring_waits_for_nothing_that_has_come() {
-    let declared = declared();
-    for (name, labels) in COMING {
-        let come = declared.get(name).is_some_and(|series| labels.iter().all(|label| series.labels.contains(*label)));
-        assert!(!come, "{name} is in metrics.rs with all its labels: take it off COMING in this file");
-    }
 }
 
 #[test]
@@ -185,7 +154,7 @@ fn monitoring_tests_and_explains_every_alert() {
 /// The rules above can fail.
 #[test]
 fn monitoring_faults_are_found() {
-    let known = known();
+    let known = declared();
     for (wrong, fault) in [
         ("rate(postern_no_such_total[5m])", "no series postern_no_such_total"),
         ("postern_ready{stage=\"data\"}", "postern_ready has no label stage"),

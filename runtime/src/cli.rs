@@ -5,12 +5,14 @@
 
 pub mod check;
 pub mod completions;
+pub mod config;
 pub mod control;
 pub mod man;
 pub mod password;
 pub mod plugin;
 pub mod queue;
 pub mod reload;
+pub mod status;
 pub mod terminal;
 pub mod trace;
 
@@ -19,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, ConfigError, Settings};
+use crate::config::{ConfigError, Settings};
 use crate::mail::MessageId;
 
 /// Postern, a programmable mail gateway.
@@ -60,7 +62,12 @@ pub struct Localserve {
 #[derive(Debug, Subcommand)]
 pub enum Tool {
     /// Check the config and say what is wrong with it.
-    Check,
+    Check(Check),
+    /// Show the config.
+    #[command(subcommand)]
+    Config(Config),
+    /// Show how the running gateway is: whether it takes mail, its queue, its disk, its plugins.
+    Status,
     /// Let the running gateway read its config again; a wrong one changes nothing.
     Reload,
     /// Look after the plugins of the running gateway.
@@ -69,11 +76,8 @@ pub enum Tool {
     /// Look at waiting mail and change what becomes of it.
     #[command(subcommand)]
     Queue(Queue),
-    /// Tell the story of one message, from the event log.
-    Trace {
-        #[arg(value_name = "ID", value_parser = message_id)]
-        id: MessageId,
-    },
+    /// Tell the story of one message, from the event log; or follow the log.
+    Trace(Trace),
     /// Read a password from standard input and print its hash, for `password_hash`.
     Password,
     /// Print what lets a shell complete the commands: bash, zsh, fish, elvish or powershell.
@@ -90,35 +94,79 @@ pub enum Tool {
     },
 }
 
+#[derive(Debug, Default, Args)]
+pub struct Check {
+    /// Also load all plugins, resolve all routes, and look at certificates, disk, log and ports.
+    #[arg(long)]
+    pub deep: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// Print the config as it is written in all its files, in TOML; what is secret is masked.
+    Show {
+        /// With the defaults of everything that is not written, and complete paths.
+        #[arg(long)]
+        effective: bool,
+        /// Say where each value is written.
+        #[arg(long)]
+        origin: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Trace {
+    /// A message's id, its Message-ID, or an address that it came from or goes to; with --live also a session, a tenant or
+    /// a plugin.
+    #[arg(value_name = "WHAT", required_unless_present = "live")]
+    pub what: Option<String>,
+    /// Show events as they come, until Ctrl-C.
+    #[arg(long, conflicts_with_all = ["limit", "since"])]
+    pub live: bool,
+    /// List at most so many messages, the newest.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
+    /// Only what has happened in this time, e.g. `2h`.
+    #[arg(long, value_name = "DURATION", value_parser = control::seconds)]
+    pub since: Option<u64>,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Queue {
     /// List the messages, oldest first.
     List {
         #[command(flatten)]
         selection: control::Selection,
+        /// At most so many.
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
     },
     /// Show one message: envelope, what became of each recipient, header.
     Show(One),
     /// Try to deliver now.
-    Flush {
-        /// These messages; without any, all that wait and that the options select.
-        #[arg(value_name = "ID", value_parser = message_id, conflicts_with = "Selection")]
-        ids: Vec<MessageId>,
-        #[command(flatten)]
-        selection: control::Selection,
-    },
-    /// Keep a message back until it is released.
-    Hold(One),
-    /// Let a held or quarantined message go.
-    Release(One),
-    /// Remove a message for good; nobody is told.
-    Delete {
-        #[command(flatten)]
-        one: One,
-        /// Only show what would be removed.
-        #[arg(long)]
-        dry_run: bool,
-    },
+    Flush(Which),
+    /// Keep messages back until they are released.
+    Hold(Which),
+    /// Let held or quarantined messages go.
+    Release(Which),
+    /// Remove messages for good; nobody is told.
+    Delete(Which),
+}
+
+/// Which messages a verb is for. Nothing defaults to all.
+#[derive(Debug, Default, Args)]
+pub struct Which {
+    /// These messages.
+    #[arg(value_name = "ID", value_parser = message_id, conflicts_with = "Selection")]
+    pub ids: Vec<MessageId>,
+    #[command(flatten)]
+    pub selection: control::Selection,
+    /// All messages.
+    #[arg(long, conflicts_with_all = ["ids", "Selection"])]
+    pub all: bool,
+    /// Only show which messages would be touched.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -142,7 +190,7 @@ pub struct Context<'a> {
 
 impl Context<'_> {
     fn settings(&self) -> Result<Settings, CliError> {
-        Ok(config::load(self.config, self.builtins)?.settings)
+        Ok(crate::config::load(self.config, self.builtins)?.settings)
     }
 }
 
@@ -159,11 +207,11 @@ pub enum CliError {
     Config(#[from] ConfigError),
     #[error("{0}")]
     Control(#[from] control::ControlError),
+    /// The arguments make no sense together, or a file that they name can't be used.
+    #[error("{0}")]
+    Usage(String),
     #[error("{0}")]
     Failed(String),
-    /// The arguments, or a file that they name, can't be used.
-    #[error("{0}")]
-    Wrong(String),
     #[error("{0}")]
     Output(#[from] io::Error),
 }
@@ -178,11 +226,13 @@ pub const WRONG: u8 = 2;
 /// Runs one tool; the exit code.
 pub fn run(tool: &Tool, context: &Context<'_>, streams: &mut Streams<'_>) -> u8 {
     let result = match tool {
-        Tool::Check => check::run(context, streams),
+        Tool::Check(check) => check::run(check, context, streams),
+        Tool::Config(Config::Show { effective, origin }) => config::show(*effective, *origin, context, streams),
+        Tool::Status => status::run(context, streams),
         Tool::Reload => reload::run(context, streams),
         Tool::Plugin(plugin) => plugin::run(plugin, context, streams),
         Tool::Queue(queue) => queue::run(queue, context, streams),
-        Tool::Trace { id } => trace::run(*id, context, streams),
+        Tool::Trace(trace) => trace::run(trace, context, streams),
         Tool::Password => password::run(context, streams),
         Tool::Completions { shell } => completions::run(*shell, streams),
         Tool::Man { directory } => man::run(directory, streams),
@@ -204,7 +254,7 @@ fn report(error: &CliError, json: bool, streams: &mut Streams<'_>) -> u8 {
     } else {
         writeln!(streams.err, "postern: {error}")
     };
-    if matches!(error, CliError::Config(_) | CliError::Wrong(_)) { WRONG } else { FAILED }
+    if matches!(error, CliError::Config(_) | CliError::Usage(_)) { WRONG } else { FAILED }
 }
 
 #[cfg(test)]
@@ -234,25 +284,41 @@ mod tests {
     #[test]
     fn messages_are_selected_by_options() {
         let parse = |text: &str| Cli::try_parse_from(text.split('|')).map(|cli| cli.command);
-        let options =
-            "--state|waiting|--tenant|acme|--from|<>|--to|@example.org|--destination|mx:example.org|--age|1h 30m";
+        let options = "--state|waiting|--tenant|acme|--from|<>|--to|@example.org|--domain|@Example.ORG|--destination|mx:example.org|\
+             --age|1h 30m|--error|greylisted";
         let text = |text: &str| Some(text.to_owned());
         let expected = control::Selection {
             state: Some(control::State::Waiting),
             tenant: text("acme"),
             from: text("<>"),
             to: text("@example.org"),
+            domain: text("example.org"),
             destination: text("mx:example.org"),
             age: Some(5400),
+            error: text("greylisted"),
         };
-        for verb in ["list", "flush"] {
+        for verb in ["list", "flush", "hold", "release", "delete|--dry-run"] {
             let command = parse(&format!("postern|queue|{verb}|{options}")).unwrap();
-            let Command::Tool(Tool::Queue(Queue::List { selection } | Queue::Flush { selection, .. })) = command else {
-                panic!("{command:?}")
+            let Command::Tool(Tool::Queue(queue)) = command else { panic!("{command:?}") };
+            let selection = match queue {
+                Queue::List { selection, .. } => selection,
+                Queue::Flush(w) | Queue::Hold(w) | Queue::Release(w) | Queue::Delete(w) => w.selection,
+                Queue::Show(_) => panic!("{verb}"),
             };
             assert_eq!(selection, expected, "{verb}");
         }
-        for wrong in ["list|--age|soon", "list|0FN0VKRTBG000", "flush|0FN0VKRTBG000|--tenant|acme"] {
+        for right in ["flush|--all", "hold|0FN0VKRTBG000|0fn0vkrtbg001", "list|--limit|5"] {
+            assert!(parse(&format!("postern|queue|{right}")).is_ok(), "{right}");
+        }
+        for wrong in [
+            "list|--age|soon",
+            "list|0FN0VKRTBG000",
+            "flush|0FN0VKRTBG000|--tenant|acme",
+            "delete|--all|--tenant|acme",
+            "delete|--all|0FN0VKRTBG000",
+            "list|--error|",
+            "list|--domain|a b",
+        ] {
             assert!(parse(&format!("postern|queue|{wrong}")).is_err(), "{wrong}");
         }
     }
@@ -262,7 +328,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("postern.toml");
         std::fs::write(&config, "[server]\nhostname = 1\n").unwrap();
-        for (tool, json) in [(Tool::Check, false), (Tool::Check, true), (Tool::Reload, false)] {
+        for (tool, json) in
+            [(Tool::Check(Check::default()), false), (Tool::Check(Check::default()), true), (Tool::Reload, false)]
+        {
             let (mut out, mut err) = (Vec::new(), Vec::new());
             let mut streams = Streams { input: &mut io::empty(), out: &mut out, err: &mut err };
             let context = Context { config: &config, json, builtins: &[] };

@@ -5,6 +5,8 @@
 //! This is the only module that reads the environment.
 
 mod check;
+pub mod effective;
+mod places;
 pub mod problem;
 mod section;
 pub mod settings;
@@ -17,6 +19,7 @@ use std::path::Path;
 
 pub(crate) use check::json_of;
 pub use check::{Identity, Installed, declare};
+pub use places::Places;
 pub use problem::{ConfigError, Place, Problem, Severity};
 pub use settings::{ByteSize, Secret, Settings};
 

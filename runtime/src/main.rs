@@ -98,7 +98,7 @@ fn run(
     let writer = std::thread::Builder::new().name("event-log".to_owned()).spawn(move || pump(&events, &mut sinks))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
-        let server = Server::start(&settings, Some(config), log, metrics, compiler()).await?;
+        let server = Server::start(&settings, Some(config), log, metrics, Compiler::this_program()).await?;
         for (name, address) in server.addresses() {
             tracing::info!(%address, "listener {name} takes mail");
         }
@@ -161,15 +161,6 @@ impl Signals {
     }
 }
 
-/// Plugins are compiled by a child of this same program, so that one made to hurt a compiler hurts nobody.
-fn compiler() -> Compiler {
-    match std::env::current_exe() {
-        Ok(program) => Compiler::Child { program },
-        // Without /proc there is no knowing who we are.
-        Err(_) => Compiler::InProcess,
-    }
-}
-
 /// SIGHUP loads the config anew, beside whatever else goes on; SIGTERM and SIGINT end it.
 async fn until_stopped(server: &Server, signals: &mut Signals) {
     loop {
@@ -190,9 +181,9 @@ async fn until_stopped(server: &Server, signals: &mut Signals) {
 }
 
 fn event_sink(settings: &Settings) -> anyhow::Result<Box<dyn Sink>> {
-    let Some(path) = &settings.log.file else { return Ok(Box::new(JsonLines(io::stdout()))) };
+    let Some(path) = &settings.log.file else { return Ok(Box::new(JsonLines::new(io::stdout()))) };
     let file = LogFile::open(path).with_context(|| format!("can't open the log {}", path.display()))?;
-    Ok(Box::new(JsonLines(file)))
+    Ok(Box::new(JsonLines::new(file)))
 }
 
 /// What a newcomer needs next.

@@ -4,6 +4,7 @@
 //! under way; then the spool writes its last records. What is not done by then is in the spool.
 
 pub mod acceptance;
+pub mod certificate;
 pub mod connections;
 pub mod control;
 pub mod http;
@@ -14,6 +15,7 @@ pub mod names;
 pub mod plugins;
 pub mod preparation;
 pub mod setup;
+pub mod status;
 pub mod story;
 pub mod supervisor;
 pub mod tls;
@@ -32,10 +34,12 @@ use tokio::task::JoinSet;
 
 use self::acceptance::Acceptance;
 use self::connections::{Connections, Limits};
+use self::http::Readiness;
 use self::listener::Gate;
 use self::live::{Live, Parts, Refusal};
 use self::names::Names;
 use self::preparation::Preparation;
+use self::status::Facts;
 use self::supervisor::Supervisor;
 use self::tls::Certificates;
 use crate::cli;
@@ -165,10 +169,12 @@ impl Server {
         let sockets = server.bind(settings)?;
         server.start_queue(recovered).await?;
         server.serve_mail(settings, sockets.mail, &stopped)?;
+        let ready = server.readiness(stopped);
         if let Some(http) = sockets.http {
-            server.serve_http(http, metrics, &stopped);
+            server.serve_http(http, metrics, ready.clone());
         }
-        server.serve_control(sockets.control);
+        let facts = server.facts(settings, ready);
+        server.serve_control(sockets.control, facts);
         Ok(server)
     }
 
@@ -291,14 +297,29 @@ impl Server {
         Ok(())
     }
 
-    fn serve_http(&mut self, socket: TcpListener, metrics: Arc<Metrics>, stopped: &watch::Receiver<bool>) {
-        let (spool, stopping) = (self.spool.clone(), stopped.clone());
-        let ready = Arc::new(move || match (spool.is_healthy(), *stopping.borrow()) {
+    fn readiness(&self, stopping: watch::Receiver<bool>) -> Readiness {
+        let spool = self.spool.clone();
+        Arc::new(move || match (spool.is_healthy(), *stopping.borrow()) {
             (false, _) => Err("the spool has failed"),
             (true, true) => Err("stopping"),
             (true, false) if !spool.has_room_for(0) => Err("the spool is full"),
             (true, false) => Ok(()),
-        });
+        })
+    }
+
+    fn facts(&self, settings: &Settings, ready: Readiness) -> Facts {
+        Facts {
+            started: jiff::Timestamp::now(),
+            addresses: self.addresses.clone(),
+            http: self.http,
+            directory: settings.spool.directory.clone(),
+            reserve: settings.spool.reserve.0,
+            ready,
+            live: self.live.clone(),
+        }
+    }
+
+    fn serve_http(&mut self, socket: TcpListener, metrics: Arc<Metrics>, ready: Readiness) {
         self.services.spawn(async move {
             if let Err(error) = http::serve(socket, metrics, ready).await {
                 tracing::error!(%error, "the HTTP listener has ended");
@@ -306,10 +327,11 @@ impl Server {
         });
     }
 
-    fn serve_control(&mut self, socket: UnixListener) {
-        let (queue, live) = (self.queue.clone(), self.live.clone());
-        self.services
-            .spawn(cli::control::serve(socket, move |request| control::answer(request, queue.clone(), live.clone())));
+    fn serve_control(&mut self, socket: UnixListener, facts: Facts) {
+        let (queue, live, facts) = (self.queue.clone(), self.live.clone(), Arc::new(facts));
+        self.services.spawn(cli::control::serve(socket, move |request| {
+            control::answer(request, queue.clone(), live.clone(), facts.clone())
+        }));
         let live = self.live.clone();
         self.services.spawn(async move { live.watch_trials().await });
     }

@@ -93,7 +93,7 @@ impl Scene {
     /// The queue can't be listed.
     pub async fn queue(&self, wanted: usize) -> Result<(), String> {
         loop {
-            let left = self.server.queue().list(&Filter::default()).await.map_err(|error| error.to_string())?;
+            let left = self.server.queue().list(&Filter::default()).await.map_err(|error| error.to_string())?.messages;
             if left.len() == wanted {
                 return Ok(());
             }

@@ -1,12 +1,22 @@
-//! `postern check`.
+//! `postern check`: what is wrong with the config; with `--deep` also with what it needs from the world around it.
+
+mod certificate;
+mod deep;
+mod machine;
+mod plugin;
+mod route;
+
+use std::io;
 
 use serde_json::json;
 
-use super::{CliError, Context, OK, Streams, WRONG};
-use crate::config::{self, Settings};
+use super::terminal::printable;
+use super::{Check, CliError, Context, OK, Streams, WRONG};
+use crate::config::{self, Problem, Settings, Severity};
+use crate::host::Compiler;
 use crate::server::plugins;
 
-pub(super) fn run(context: &Context<'_>, streams: &mut Streams<'_>) -> Result<u8, CliError> {
+pub(super) fn run(check: &Check, context: &Context<'_>, streams: &mut Streams<'_>) -> Result<u8, CliError> {
     let loaded = match config::load(context.config, context.builtins) {
         Ok(loaded) => loaded,
         Err(error) if context.json => {
@@ -18,25 +28,36 @@ pub(super) fn run(context: &Context<'_>, streams: &mut Streams<'_>) -> Result<u8
             return Ok(WRONG);
         }
     };
-    // What a start or a reload would refuse.
-    let tables = loaded.settings.plugins.iter().find_map(|plugin| plugins::tables(plugin).err());
-    if let Some(error) = tables {
+    let mut problems = loaded.warnings;
+    if check.deep {
+        let places = config::Places::read(context.config);
+        problems.extend(deep::check(&loaded.settings, &places, Compiler::this_program()).map_err(failed)?);
+    } else if let Some(error) = loaded.settings.plugins.iter().find_map(|plugin| plugins::tables(plugin).err()) {
+        // What a start or a reload would refuse.
         return Err(CliError::Failed(error.to_string()));
     }
+    let ok = problems.iter().all(|problem| problem.severity == Severity::Warning);
     if context.json {
-        let answer = json!({ "ok": true, "problems": loaded.warnings, "summary": summary(&loaded.settings) });
+        let answer = json!({ "ok": ok, "problems": problems, "summary": summary(&loaded.settings) });
         writeln!(streams.out, "{answer}")?;
-        return Ok(OK);
+    } else {
+        problems.iter().try_for_each(|problem| show(problem, streams))?;
+        let counted: Vec<String> =
+            counts(&loaded.settings).iter().map(|(n, what)| format!("{n} {what}{}", plural(*n))).collect();
+        let how = if ok { "ok" } else { "not ok" };
+        writeln!(streams.out, "{}: {how}, {}", context.config.display(), counted.join(", "))?;
     }
-    for warning in &loaded.warnings {
-        writeln!(streams.err, "{warning}")?;
-    }
-    let counted: Vec<String> =
-        counts(&loaded.settings).iter().map(|(n, what)| format!("{n} {what}{}", plural(*n))).collect();
-    writeln!(streams.out, "{}: ok, {}", context.config.display(), counted.join(", "))?;
-    Ok(OK)
+    Ok(if ok { OK } else { WRONG })
 }
 
+/// Names from DNS and words of other servers are in some of them.
+fn show(problem: &Problem, streams: &mut Streams<'_>) -> io::Result<()> {
+    problem.to_string().lines().try_for_each(|line| writeln!(streams.err, "{}", printable(line)))
+}
+
+fn failed(error: impl ToString) -> CliError {
+    CliError::Failed(error.to_string())
+}
 fn plural(n: usize) -> &'static str {
     if n == 1 { "" } else { "s" }
 }
@@ -61,8 +82,6 @@ fn summary(settings: &Settings) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use super::*;
     use crate::cli::{Tool, run as run_tool};
 
@@ -71,25 +90,30 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("postern.toml");
         let text = "[server]\nhost_name = \"mx.example.net\"\nadministrators = [\"a@example.net\"]\n\
-            [spool]\ndirectory = \"spool\"\n[[listener]]\nname = \"mx\"\naddress = \"127.0.0.1:0\"\nrole = \"inbound\"\n\
-            [[tenant]]\nname = \"t\"\ndomains = [\"example.com\", \"example.org\"]\n";
+            [spool]\ndirectory = \"spool\"\n[dns]\nsystem = false\n[[listener]]\nname = \"mx\"\naddress = \"127.0.0.1:0\"\n\
+            role = \"inbound\"\n[[tenant]]\nname = \"t\"\ndomains = [\"example.com\", \"example.org\"]\n";
         std::fs::write(&path, text).unwrap();
-        let check = |json| {
+        let check = |deep, json| {
             let (mut out, mut err) = (Vec::new(), Vec::new());
             let context = Context { config: &path, json, builtins: &[] };
-            let code = run_tool(
-                &Tool::Check,
-                &context,
-                &mut Streams { input: &mut io::empty(), out: &mut out, err: &mut err },
-            );
-            assert_eq!(code, OK);
-            (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+            let mut streams = Streams { input: &mut io::empty(), out: &mut out, err: &mut err };
+            let code = run_tool(&Tool::Check(Check { deep }), &context, &mut streams);
+            (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
         };
-        let (out, err) = check(false);
+        let (code, out, err) = check(false, false);
+        assert_eq!(code, OK);
         assert!(out.ends_with("postern.toml: ok, 1 listener, 1 tenant, 2 domains, 0 users, 0 plugins\n"), "{out}");
         assert!(err.starts_with("warning: `t` has no destination"), "{err}");
-        let json: serde_json::Value = serde_json::from_str(&check(true).0).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&check(false, true).1).unwrap();
         assert_eq!((&json["ok"], &json["summary"]["domains"]), (&json!(true), &json!(2)));
-        assert_eq!(json["problems"][0]["places"][0]["line"], 11);
+        assert_eq!(json["problems"][0]["places"][0]["line"], 13);
+        // The spool is not there: only a deep look sees it, and says where it is written.
+        let (code, out, err) = check(true, false);
+        assert_eq!(code, WRONG);
+        assert!(out.contains("postern.toml: not ok, ") && err.contains("error: the spool directory"), "{out}{err}");
+        assert!(err.contains("postern.toml:5:13\n"), "{err}");
+        std::fs::create_dir(directory.path().join("spool")).unwrap();
+        let (code, _, err) = check(true, true);
+        assert_eq!((code, err.as_str()), (OK, ""));
     }
 }

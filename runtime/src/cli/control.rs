@@ -7,19 +7,24 @@
 
 pub mod plugin;
 
+mod mail;
+pub mod vitals;
+
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 
-use crate::config::value::FromText as _;
+use self::mail::MAX_ERROR_TEXT;
+pub(super) use self::mail::seconds;
+pub use self::mail::{Cause, Changed, Cursor, Detail, Left, RecipientDetail, Selection, State, Summary, Verb};
+use self::vitals::Vitals;
 use crate::host::{Accounts, check_size};
 use crate::mail::MessageId;
 
@@ -44,6 +49,9 @@ const INSTALLING: Duration = Duration::from_secs(600);
 pub enum Request {
     /// Answered with `Messages`, oldest first.
     List {
+        /// Only these.
+        #[serde(default)]
+        ids: Vec<MessageId>,
         #[serde(default)]
         selection: Selection,
         /// Only those later than this one: the page after it.
@@ -55,21 +63,25 @@ pub enum Request {
     Show {
         id: MessageId,
     },
-    /// Try now; without ids all that wait and are selected. Answered with `Done`, as are all that follow.
-    Flush {
+    /// One step of a verb over the messages named, or over those selected; answered with `Changed`. A queue of any length
+    /// is changed step by step, each taking bounded time and memory.
+    Change {
+        verb: Verb,
+        /// At most [`MAX_IDS`].
+        #[serde(default)]
         ids: Vec<MessageId>,
         #[serde(default)]
         selection: Selection,
+        /// Must be said where nothing is named or selected.
+        #[serde(default)]
+        all: bool,
+        /// From the answer to the step before.
+        #[serde(default)]
+        cursor: Option<Cursor>,
     },
-    Hold {
-        id: MessageId,
-    },
-    Release {
-        id: MessageId,
-    },
-    Delete {
-        id: MessageId,
-    },
+    /// Answered with `Status`.
+    Status,
+    /// Answered with `Done`.
     Reload,
     PluginInstall {
         install: plugin::Install,
@@ -106,45 +118,22 @@ pub enum Request {
     },
 }
 
-/// Which messages, as options of the commands and in a request; what is not given does not narrow.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
-#[serde(default, deny_unknown_fields)]
-pub struct Selection {
-    /// Only those in this state.
-    #[arg(long, value_enum)]
-    pub state: Option<State>,
-    /// Only those of this tenant.
-    #[arg(long, value_name = "NAME")]
-    pub tenant: Option<String>,
-    /// Only those from this address, from `@domain`, or from `<>`, the null reverse-path.
-    #[arg(long, value_name = "ADDRESS")]
-    pub from: Option<String>,
-    /// Only those to this address or to `@domain`, even if that recipient is done.
-    #[arg(long, value_name = "ADDRESS")]
-    pub to: Option<String>,
-    /// Only those that go there, e.g. `mx:example.com`.
-    #[arg(long)]
-    pub destination: Option<String>,
-    /// Only those that have been here for at least this long, e.g. `90s` or `1h 30m`.
-    // In a request: seconds.
-    #[arg(long, value_name = "DURATION", value_parser = seconds)]
-    pub age: Option<u64>,
-}
-
-fn seconds(text: &str) -> Result<u64, String> {
-    Duration::from_text(text).map(|duration| duration.as_secs())
-}
-
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "response", rename_all = "kebab-case")]
 pub enum Response {
     Messages {
         messages: Vec<Summary>,
-        /// There are later ones.
-        more: bool,
+        /// Where the next page begins (`after`), even if this one is empty; `None`: this was the last one.
+        next: Option<MessageId>,
     },
     Message {
         message: Box<Detail>,
+    },
+    Changed {
+        changed: Changed,
+    },
+    Status {
+        status: Box<Vitals>,
     },
     Plugins {
         plugins: Vec<plugin::State>,
@@ -156,8 +145,6 @@ pub enum Response {
         usage: Accounts,
     },
     Done {
-        /// How many messages it concerned.
-        count: u64,
         message: String,
     },
     Error {
@@ -174,77 +161,6 @@ pub enum ErrorKind {
     Conflict,
     Invalid,
     Failed,
-}
-
-/// As in the metric `postern_queue_messages`, but that one calls `ready` what waits for a destination that is down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum State {
-    Ready,
-    Waiting,
-    Delivering,
-    Held,
-    Quarantined,
-}
-
-impl State {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ready => "ready",
-            Self::Waiting => "waiting",
-            Self::Delivering => "delivering",
-            Self::Held => "held",
-            Self::Quarantined => "quarantined",
-        }
-    }
-}
-
-/// One message of the queue.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Summary {
-    pub id: MessageId,
-    pub state: State,
-    pub arrived: Timestamp,
-    pub tenant: Option<String>,
-    /// Empty for the null reverse-path.
-    pub sender: String,
-    /// The first one.
-    pub recipient: String,
-    /// All of its envelope, those that are done included.
-    pub recipients: u32,
-    /// Octets.
-    pub size: u64,
-    /// Of the message since it was accepted or released; one attempt may concern several recipients.
-    pub attempts: u32,
-    pub next_attempt: Option<Timestamp>,
-    /// Why it waits, is held or quarantined.
-    pub reason: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Detail {
-    #[serde(flatten)]
-    pub summary: Summary,
-    /// When it is given up, or removed from the quarantine; `None` while it is held.
-    pub expires: Option<Timestamp>,
-    pub client: Option<String>,
-    pub helo: Option<String>,
-    pub login: Option<String>,
-    pub tags: Vec<String>,
-    pub per_recipient: Vec<RecipientDetail>,
-    /// The beginning of the header; octets that are no UTF-8 replaced.
-    pub header: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RecipientDetail {
-    pub address: String,
-    /// `waiting`, `delivered`, `failed` …
-    pub state: String,
-    pub route: Option<String>,
-    pub attempts: u32,
-    /// What the next hop said last.
-    pub reply: Option<String>,
 }
 
 impl Response {
@@ -431,7 +347,18 @@ fn parse(line: &[u8]) -> Result<Request, Response> {
         Ok(Request::List { limit, .. }) if limit == 0 || limit > MAX_PAGE => {
             Err(invalid(format!("`limit` is between 1 and {MAX_PAGE}")))
         }
-        Ok(Request::Flush { ids, .. }) if ids.len() > MAX_IDS => Err(invalid(format!("more than {MAX_IDS} ids"))),
+        Ok(Request::List { ids, .. } | Request::Change { ids, .. }) if ids.len() > MAX_IDS => {
+            Err(invalid(format!("more than {MAX_IDS} ids")))
+        }
+        // Nothing defaults to all.
+        Ok(Request::Change { ids, selection, all: false, .. }) if ids.is_empty() && selection.is_empty() => {
+            Err(invalid("nothing is named or selected: say `all`".to_owned()))
+        }
+        Ok(Request::List { selection, .. } | Request::Change { selection, .. })
+            if selection.error.as_ref().is_some_and(|text| text.len() > MAX_ERROR_TEXT) =>
+        {
+            Err(invalid(format!("`error` has more than {MAX_ERROR_TEXT} octets")))
+        }
         Ok(Request::PluginInstall { install, source }) => match check_size(install.octets) {
             Ok(()) => Ok(Request::PluginInstall { install, source }),
             Err(error) => Err(invalid(error.to_string())),
@@ -445,9 +372,17 @@ fn parse(line: &[u8]) -> Result<Request, Response> {
 mod tests {
     use super::*;
 
+    fn changed(changed: u64) -> Response {
+        Response::Changed { changed: Changed { changed, ..Changed::default() } }
+    }
+
+    fn flush(ids: Vec<MessageId>, all: bool) -> Request {
+        Request::Change { verb: Verb::Flush, ids, selection: Selection::default(), all, cursor: None }
+    }
+
     async fn answer(request: Request) -> Response {
         match request {
-            Request::Flush { ids, .. } => Response::Done { count: ids.len() as u64, message: "tried".to_owned() },
+            Request::Change { ids, .. } => changed(ids.len() as u64),
             Request::Show { id } => Response::error(ErrorKind::NotFound, format!("no message {id}")),
             _ => Response::error(ErrorKind::Failed, "no"),
         }
@@ -471,10 +406,9 @@ mod tests {
     async fn questions_are_answered_in_turn() {
         with_gateway(|socket| {
             let mut client = Client::connect(&socket).unwrap();
-            for n in [0_u64, 3] {
+            for n in [1_u64, 3] {
                 let ids = (0..n).map(MessageId::from_u64).collect();
-                let done = Response::Done { count: n, message: "tried".to_owned() };
-                assert_eq!(client.ask(&Request::Flush { ids, selection: Selection::default() }).unwrap(), done);
+                assert_eq!(client.ask(&flush(ids, false)).unwrap(), changed(n));
             }
             let id = MessageId::from_u64(7);
             let refused = client.ask(&Request::Show { id }).unwrap().unexpected();
@@ -496,7 +430,10 @@ mod tests {
                 b"{\"request\":\"list\",\"limit\":100000}\n",
                 b"{\"request\":\"list\",\"selection\":{\"sender\":\"a\"},\"limit\":9}\n",
                 b"{\"request\":\"delete\"}\n",
-                b"{\"request\":\"hold\",\"id\":\"0000000000001\",\"x\":1}\n",
+                b"{\"request\":\"change\",\"verb\":\"delete\"}\n",
+                b"{\"request\":\"change\",\"verb\":\"delete\",\"selection\":{}}\n",
+                b"{\"request\":\"change\",\"verb\":\"bounce\",\"all\":true}\n",
+                b"{\"request\":\"change\",\"verb\":\"hold\",\"ids\":[\"0000000000001\"],\"x\":1}\n",
                 &deep,
                 &long,
             ] {
@@ -509,8 +446,7 @@ mod tests {
                 assert!(garbage.len() > 64 * 1024 || !text.is_empty(), "{garbage:?}");
             }
             let mut client = Client::connect(&socket).unwrap();
-            let all = Request::Flush { ids: vec![], selection: Selection::default() };
-            assert!(matches!(client.ask(&all), Ok(Response::Done { .. })));
+            assert!(matches!(client.ask(&flush(vec![], true)), Ok(Response::Changed { .. })));
         })
         .await;
     }

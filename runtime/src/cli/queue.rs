@@ -1,18 +1,30 @@
 //! `postern queue …`: asks the running gateway, and shows what it says.
+//!
+//! Nothing defaults to all, and a queue of any length is listed and changed in steps, in little memory here and there.
 
-use std::io::{self, Write};
+mod shown;
+
+use std::io::Write;
 use std::path::Path;
 
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::control::{Client, Detail, MAX_IDS, MAX_PAGE, Request, Response, Summary};
-use super::terminal::{printable, table};
-use super::{CliError, Context, OK, Queue, Streams};
-use crate::config::ByteSize;
+use self::shown::{summaries, write_detail};
+use super::control::{
+    Cause, Changed, Client, Detail, Left, MAX_IDS, MAX_PAGE, Request, Response, Selection, State, Summary, Verb,
+};
+use super::terminal::{json_line, plural};
+use super::{CliError, Context, FAILED, OK, Queue, Streams, Which};
 use crate::mail::MessageId;
 
+/// Messages named in the answer that were not changed.
+const MAX_LEFT: usize = 20;
+
 pub(super) fn run(queue: &Queue, context: &Context<'_>, streams: &mut Streams<'_>) -> Result<u8, CliError> {
+    if let Queue::Flush(which) | Queue::Hold(which) | Queue::Release(which) | Queue::Delete(which) = queue {
+        which.check()?;
+    }
     let socket = context.settings()?.control_socket();
     run_at(&socket, queue, context.json, streams.out)
 }
@@ -20,64 +32,80 @@ pub(super) fn run(queue: &Queue, context: &Context<'_>, streams: &mut Streams<'_
 fn run_at(socket: &Path, queue: &Queue, json: bool, out: &mut dyn Write) -> Result<u8, CliError> {
     let mut client = Client::connect(socket)?;
     let now = Timestamp::now();
-    match queue {
-        Queue::List { selection } => {
-            let question = |after| Request::List { selection: selection.clone(), after, limit: MAX_PAGE };
-            list(&mut client, question, json, now, out)?;
+    let (verb, which) = match queue {
+        Queue::List { selection, limit } => {
+            let total = list(&mut client, &[], selection, limit.unwrap_or(u64::MAX), |messages| {
+                show_page(out, messages, json, now)
+            })?;
+            if !json {
+                writeln!(out, "{total} message{}", plural(total))?;
+            }
+            return Ok(OK);
         }
         Queue::Show(one) => {
             let message = show(&mut client, one.id)?;
-            if json { line(out, &json!(message))? } else { write_detail(out, &message, now)? }
-        }
-        Queue::Delete { one, dry_run: true } => {
-            let message = show(&mut client, one.id)?;
-            match json {
-                true => line(out, &json!({ "would_delete": message.summary }))?,
-                false => write!(out, "Would delete:\n{}", summaries(&[message.summary], now))?,
+            if json {
+                line(out, &json!(message))?;
+            } else {
+                write_detail(out, &message, now)?;
             }
+            return Ok(OK);
         }
-        Queue::Delete { one, .. } => done(&mut client, &Request::Delete { id: one.id }, json, out)?,
-        Queue::Hold(one) => done(&mut client, &Request::Hold { id: one.id }, json, out)?,
-        Queue::Release(one) => done(&mut client, &Request::Release { id: one.id }, json, out)?,
-        Queue::Flush { ids, .. } if ids.len() > MAX_IDS => {
-            return Err(CliError::Failed(format!("more than {MAX_IDS} ids at once")));
-        }
-        Queue::Flush { ids, selection } => {
-            let request = Request::Flush { ids: ids.clone(), selection: selection.clone() };
-            done(&mut client, &request, json, out)?;
-        }
+        Queue::Flush(which) => (Verb::Flush, which),
+        Queue::Hold(which) => (Verb::Hold, which),
+        Queue::Release(which) => (Verb::Release, which),
+        Queue::Delete(which) => (Verb::Delete, which),
+    };
+    if which.dry_run {
+        dry_run(&mut client, verb, which, json, now, out)
+    } else {
+        change(&mut client, verb, which, json, out)
     }
-    Ok(OK)
 }
 
-/// Page by page, so that a queue of any length needs little memory here and there.
+impl Which {
+    /// Nothing defaults to all.
+    pub(super) fn check(&self) -> Result<(), CliError> {
+        if self.ids.is_empty() && self.selection.is_empty() && !self.all {
+            let say = "say which messages: their ids, options that select them, or --all";
+            return Err(CliError::Usage(say.to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// Page by page; the number of messages.
 fn list(
     client: &mut Client,
-    question: impl Fn(Option<MessageId>) -> Request,
-    json: bool,
-    now: Timestamp,
-    out: &mut dyn Write,
-) -> Result<(), CliError> {
+    ids: &[MessageId],
+    selection: &Selection,
+    most: u64,
+    mut page: impl FnMut(&[Summary]) -> Result<(), CliError>,
+) -> Result<u64, CliError> {
     let mut after = None;
-    let mut total = 0;
-    loop {
-        let (messages, more) = match client.ask(&question(after))? {
-            Response::Messages { messages, more } => (messages, more),
+    let mut total = 0_u64;
+    while total < most {
+        let limit = u32::try_from(most - total).unwrap_or(MAX_PAGE).min(MAX_PAGE);
+        let request = Request::List { ids: ids.to_vec(), selection: selection.clone(), after, limit };
+        let (messages, next) = match client.ask(&request)? {
+            Response::Messages { messages, next } => (messages, next),
             other => return Err(other.unexpected().into()),
         };
-        after = messages.last().map(|message| message.id);
-        total += messages.len();
-        match json {
-            true => messages.iter().try_for_each(|message| line(out, &json!(message)))?,
-            false if !messages.is_empty() => write!(out, "{}", summaries(&messages, now))?,
-            false => {}
-        }
-        if !more || after.is_none() {
+        total += messages.len() as u64;
+        page(&messages)?;
+        if next.is_none() {
             break;
         }
+        after = next;
     }
-    if !json {
-        writeln!(out, "{total} message{}", if total == 1 { "" } else { "s" })?;
+    Ok(total)
+}
+
+fn show_page(out: &mut dyn Write, messages: &[Summary], json: bool, now: Timestamp) -> Result<(), CliError> {
+    match json {
+        true => messages.iter().try_for_each(|message| line(out, &json!(message)))?,
+        false if !messages.is_empty() => write!(out, "{}", summaries(messages, now))?,
+        false => {}
     }
     Ok(())
 }
@@ -89,231 +117,195 @@ fn show(client: &mut Client, id: MessageId) -> Result<Detail, CliError> {
     }
 }
 
-fn done(client: &mut Client, request: &Request, json: bool, out: &mut dyn Write) -> Result<(), CliError> {
-    match client.ask(request)? {
-        Response::Done { count, message } if json => {
-            line(out, &json!({ "ok": true, "count": count, "message": message }))?;
+/// Lists what the verb would touch, and touches nothing.
+fn dry_run(
+    client: &mut Client,
+    verb: Verb,
+    which: &Which,
+    json: bool,
+    now: Timestamp,
+    out: &mut dyn Write,
+) -> Result<u8, CliError> {
+    let (mut count, mut listed) = (0_u64, 0_u64);
+    for ids in batches(&which.ids) {
+        listed += list(client, ids, &which.selection, u64::MAX, |messages| {
+            let touched: Vec<Summary> = messages.iter().filter(|message| verb.fits(message.state)).cloned().collect();
+            count += touched.len() as u64;
+            show_page(out, &touched, json, now)
+        })?;
+    }
+    let missing = (which.ids.len() as u64).saturating_sub(listed);
+    if json {
+        line(out, &json!({ "dry_run": true, "verb": verb, "count": count, "missing": missing }))?;
+    } else {
+        writeln!(out, "{count} message{} would be {}; nothing was changed", plural(count), verb.done())?;
+        if missing > 0 {
+            writeln!(out, "{missing} not in the queue")?;
         }
-        Response::Done { message, .. } => writeln!(out, "{}", printable(&message))?,
-        other => return Err(other.unexpected().into()),
+    }
+    Ok(if which.ids.is_empty() || count == which.ids.len() as u64 { OK } else { FAILED })
+}
+
+/// Each id once is enough; without ids one batch for what is selected.
+fn batches(ids: &[MessageId]) -> Vec<&[MessageId]> {
+    if ids.is_empty() { vec![&[]] } else { ids.chunks(MAX_IDS).collect() }
+}
+
+/// Step by step, to the end.
+fn change(client: &mut Client, verb: Verb, which: &Which, json: bool, out: &mut dyn Write) -> Result<u8, CliError> {
+    let mut sum = Changed::default();
+    for ids in batches(&which.ids) {
+        let mut cursor = None;
+        loop {
+            let selection = which.selection.clone();
+            let request = Request::Change { verb, ids: ids.to_vec(), selection, all: which.all, cursor };
+            match client.ask(&request) {
+                Ok(Response::Changed { changed }) => {
+                    cursor = changed.next;
+                    sum.add(changed);
+                }
+                // What was done until then stays done, and must be known.
+                refused if sum.changed > 0 => {
+                    report(out, verb, &sum, json)?;
+                    return Err(refused.map(Response::unexpected).unwrap_or_else(|error| error).into());
+                }
+                refused => return Err(refused.map(Response::unexpected).unwrap_or_else(|error| error).into()),
+            }
+            if cursor.is_none() {
+                break;
+            }
+        }
+    }
+    report(out, verb, &sum, json)?;
+    let all_named = sum.changed >= which.ids.len() as u64;
+    Ok(if all_named && sum.unreadable == 0 { OK } else { FAILED })
+}
+
+impl Changed {
+    fn add(&mut self, step: Self) {
+        self.changed = self.changed.saturating_add(step.changed);
+        self.busy = self.busy.saturating_add(step.busy);
+        self.missing = self.missing.saturating_add(step.missing);
+        self.unfit = self.unfit.saturating_add(step.unfit);
+        self.unreadable = self.unreadable.saturating_add(step.unreadable);
+        let room = MAX_LEFT.saturating_sub(self.left.len());
+        self.left.extend(step.left.into_iter().take(room));
+    }
+}
+
+fn report(out: &mut dyn Write, verb: Verb, sum: &Changed, json: bool) -> Result<(), CliError> {
+    if json {
+        let Changed { changed, busy, missing, unfit, unreadable, left, next: _ } = sum;
+        let answer = json!({
+            "verb": verb, "changed": changed, "busy": busy, "missing": missing, "unfit": unfit,
+            "unreadable": unreadable, "left": left,
+        });
+        line(out, &answer)?;
+        return Ok(());
+    }
+    writeln!(out, "{} message{} {}", sum.changed, plural(sum.changed), verb.done())?;
+    for Left { id, cause } in &sum.left {
+        writeln!(out, "  {id} {}", cause.told(verb))?;
+    }
+    let left = sum.busy + sum.missing + sum.unfit + sum.unreadable;
+    match left.saturating_sub(sum.left.len() as u64) {
+        0 => {}
+        more => writeln!(out, "  and {more} more not {}", verb.done())?,
     }
     Ok(())
 }
 
-fn line(out: &mut dyn Write, value: &serde_json::Value) -> io::Result<()> {
-    writeln!(out, "{value}")
-}
-
-/// A line for each message, and below it why it waits.
-pub fn summaries(messages: &[Summary], now: Timestamp) -> String {
-    let mut rows = vec![["ID", "STATE", "AGE", "SIZE", "TRIES", "NEXT", "FROM", "TO"].map(str::to_owned).to_vec()];
-    rows.extend(messages.iter().map(|message| {
-        vec![
-            message.id.to_string(),
-            message.state.name().to_owned(),
-            span(now, message.arrived),
-            size(message.size),
-            message.attempts.to_string(),
-            message.next_attempt.map_or("-".to_owned(), |next| span(next, now)),
-            sender(message),
-            recipients(message),
-        ]
-    }));
-    let mut out = String::new();
-    let reasons = std::iter::once(None).chain(messages.iter().map(|message| message.reason.as_deref()));
-    for (row, reason) in table(&rows).lines().zip(reasons) {
-        out.push_str(row);
-        out.push('\n');
-        if let Some(reason) = reason {
-            out.push_str("    ");
-            out.push_str(&printable(reason));
-            out.push('\n');
+impl Verb {
+    /// What was done to the messages.
+    const fn done(self) -> &'static str {
+        match self {
+            Self::Flush => "tried now",
+            Self::Hold => "held",
+            Self::Release => "released",
+            Self::Delete => "deleted",
         }
     }
-    out
-}
 
-/// Everything about one message, for people.
-pub fn write_detail(out: &mut dyn Write, message: &Detail, now: Timestamp) -> io::Result<()> {
-    let summary = &message.summary;
-    let time = |time: Timestamp| format!("{time:.0}");
-    let mut rows = vec![
-        ("Message", summary.id.to_string()),
-        ("State", summary.state.name().to_owned()),
-        ("Arrived", format!("{} ({} ago)", time(summary.arrived), span(now, summary.arrived))),
-        ("From", sender(summary)),
-        ("Size", size(summary.size)),
-    ];
-    let optional = [
-        ("Reason", summary.reason.clone()),
-        ("Tenant", summary.tenant.clone()),
-        ("Client", message.client.clone()),
-        ("Helo", message.helo.clone()),
-        ("Login", message.login.clone()),
-        ("Tags", (!message.tags.is_empty()).then(|| message.tags.join(" "))),
-        ("Next attempt", summary.next_attempt.map(time)),
-        ("Expires", message.expires.map(time)),
-    ];
-    rows.extend(optional.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))));
-    let cells: Vec<_> = rows.iter().map(|(name, value)| vec![format!("{name}:"), printable(value)]).collect();
-    write!(out, "{}\nRecipients:\n", table(&cells))?;
-    for recipient in &message.per_recipient {
-        write!(out, "  {}: {}", printable(&recipient.address), printable(&recipient.state))?;
-        if let Some(route) = &recipient.route {
-            write!(out, ", by {}", printable(route))?;
-        }
-        writeln!(out, ", tried {} time{}", recipient.attempts, if recipient.attempts == 1 { "" } else { "s" })?;
-        if let Some(reply) = &recipient.reply {
-            writeln!(out, "    {}", printable(reply))?;
+    /// A message in this state would be changed.
+    fn fits(self, state: State) -> bool {
+        match self {
+            Self::Flush | Self::Hold => matches!(state, State::Ready | State::Waiting),
+            Self::Release => matches!(state, State::Held | State::Quarantined),
+            Self::Delete => state != State::Delivering,
         }
     }
-    writeln!(out, "\nHeader:")?;
-    message.header.lines().try_for_each(|field| writeln!(out, "  {}", printable(field)))
 }
 
-fn sender(message: &Summary) -> String {
-    if message.sender.is_empty() { "<>".to_owned() } else { printable(&message.sender) }
-}
-
-fn recipients(message: &Summary) -> String {
-    match message.recipients {
-        0 | 1 => printable(&message.recipient),
-        more => format!("{} and {} more", printable(&message.recipient), more - 1),
+impl Cause {
+    const fn told(self, verb: Verb) -> &'static str {
+        match (self, verb) {
+            (Self::Busy, _) => "is being delivered right now: left alone, try again",
+            (Self::Missing, _) => "is not in the queue",
+            (Self::Unreadable, _) => "can't be read from the spool",
+            (Self::Unfit, Verb::Flush) => "is held or in quarantine: release it",
+            (Self::Unfit, Verb::Hold) => "is held or in quarantine already",
+            (Self::Unfit, _) => "is neither held nor in quarantine",
+        }
     }
 }
 
-/// The two largest units: `3d 4h`, `5m 12s`.
-fn span(later: Timestamp, earlier: Timestamp) -> String {
-    let seconds = later.as_second().saturating_sub(earlier.as_second()).max(0);
-    let parts = [(seconds / 86_400, "d"), (seconds / 3600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
-    let shown: Vec<String> = parts
-        .iter()
-        .skip_while(|(n, _)| *n == 0)
-        .take(2)
-        .filter(|(n, _)| *n > 0)
-        .map(|(n, unit)| format!("{n}{unit}"))
-        .collect();
-    if shown.is_empty() { "0s".to_owned() } else { shown.join(" ") }
-}
-
-/// Three digits at most, as people say it.
-fn size(octets: u64) -> String {
-    match octets {
-        0..1024 => ByteSize(octets).to_string(),
-        1024..0x10_0000 => format!("{} KiB", octets >> 10),
-        0x10_0000..0x4000_0000 => format!("{} MiB", octets >> 20),
-        _ => format!("{} GiB", octets >> 30),
-    }
+fn line(out: &mut dyn Write, value: &Value) -> Result<(), CliError> {
+    Ok(writeln!(out, "{}", json_line(value))?)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::shown::sample::{detail, summary};
     use super::*;
     use crate::cli::One;
-    use crate::cli::control::{ErrorKind, RecipientDetail, Selection, State, bind, serve};
+    use crate::cli::control::{Cursor, ErrorKind, bind, serve};
 
-    fn now() -> Timestamp {
-        "2026-03-01T12:00:00Z".parse().unwrap()
+    fn id(n: u64) -> MessageId {
+        MessageId::from_u64(n)
     }
 
-    fn summary(n: u64) -> Summary {
-        Summary {
-            id: MessageId::from_u64(n),
-            state: State::Waiting,
-            arrived: "2026-02-28T09:30:00Z".parse().unwrap(),
-            tenant: Some("company".to_owned()),
-            sender: if n == 1 { String::new() } else { "a\u{1b}[2J@example.org".to_owned() },
-            recipient: "b@company.com".to_owned(),
-            recipients: if n == 1 { 1 } else { 3 },
-            size: 25 << 20,
-            attempts: 3,
-            next_attempt: Some("2026-03-01T12:05:12Z".parse().unwrap()),
-            reason: (n == 2).then(|| "451 4.7.1\r\ngreylisted".to_owned()),
-        }
-    }
-
-    fn detail() -> Detail {
-        let recipient = |address: &str, reply: Option<&str>| RecipientDetail {
-            address: address.to_owned(),
-            state: "waiting".to_owned(),
-            route: Some("host:mail.company.com:25".to_owned()),
-            attempts: 1,
-            reply: reply.map(str::to_owned),
-        };
-        Detail {
-            summary: summary(2),
-            expires: Some("2026-03-05T09:30:00Z".parse().unwrap()),
-            client: Some("192.0.2.9:4711".to_owned()),
-            helo: None,
-            login: None,
-            tags: vec!["spam".to_owned()],
-            per_recipient: vec![recipient("a@company.com", Some("451 4.3.0 later")), recipient("b@company.com", None)],
-            header: "From: a\r\nSubject: \u{1b}]0;x\u{7}\r\n".to_owned(),
-        }
-    }
-
-    #[test]
-    fn a_list_is_a_table() {
-        let text = summaries(&[summary(1), summary(2)], now());
-        let expected = "\
-ID             STATE    AGE    SIZE    TRIES  NEXT    FROM                    TO
-0000000000001  waiting  1d 2h  25 MiB  3      5m 12s  <>                      b@company.com
-0000000000002  waiting  1d 2h  25 MiB  3      5m 12s  a\\u{1b}[2J@example.org  b@company.com and 2 more
-    451 4.7.1\\r\\ngreylisted
-";
-        assert_eq!(text, expected);
-        assert!(!text.contains('\u{1b}'));
-    }
-
-    #[test]
-    fn one_message_in_full() {
-        let mut out = Vec::new();
-        write_detail(&mut out, &detail(), now()).unwrap();
-        let text = String::from_utf8(out).unwrap();
-        assert!(!text.contains(['\u{1b}', '\r', '\u{7}']), "{text}");
-        for line in [
-            "Arrived:       2026-02-28T09:30:00Z (1d 2h ago)",
-            "Tags:          spam",
-            "  a@company.com: waiting, by host:mail.company.com:25, tried 1 time",
-            "    451 4.3.0 later",
-            "  From: a",
-        ] {
-            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
-        }
-    }
-
-    #[test]
-    fn spans_and_sizes() {
-        let at = |seconds| Timestamp::from_second(seconds).unwrap();
-        for (seconds, text) in [(0, "0s"), (59, "59s"), (60, "1m"), (3600 + 5, "1h"), (90_061, "1d 1h"), (-5, "0s")] {
-            assert_eq!(span(at(seconds + 10), at(10)), text, "{seconds}");
-        }
-        for (octets, text) in [(5, "5 B"), (2048, "2 KiB"), (1 << 20, "1 MiB"), (5 << 30, "5 GiB")] {
-            assert_eq!(size(octets), text);
-        }
-    }
-
-    /// A gateway with 501 messages, asked by the command.
-    async fn ask(queue: Queue, json: bool) -> (Result<u8, CliError>, String) {
-        let directory = tempfile::tempdir().unwrap();
-        let socket = directory.path().join("control.sock");
-        let listener = bind(&socket).unwrap();
-        let gateway = serve(listener, async |request| match request {
+    /// A gateway with messages 1 to 501, of which 2 is being delivered and 4 held; it changes two in a step.
+    async fn answer(request: Request) -> Response {
+        match request {
             Request::List { selection, .. } if selection.from.as_deref() == Some("<>") => {
-                Response::Messages { messages: vec![summary(1)], more: false }
+                Response::Messages { messages: vec![summary(1)], next: None }
             }
-            Request::Flush { selection, .. } if selection.age == Some(5400) => {
-                Response::Done { count: 7, message: "7 messages".to_owned() }
+            Request::List { ids, .. } if !ids.is_empty() => {
+                let messages = ids.iter().map(|id| id.as_u64()).filter(|n| *n <= 501).map(summary).collect();
+                Response::Messages { messages, next: None }
             }
             Request::List { after, limit, .. } => {
                 let first = after.map_or(1, |id| id.as_u64() + 1);
                 let last = 501.min(first + u64::from(limit) - 1);
-                Response::Messages { messages: (first..=last).map(summary).collect(), more: last < 501 }
+                let next = (last < 501).then_some(id(last));
+                Response::Messages { messages: (first..=last).map(summary).collect(), next }
             }
             Request::Show { id } if id.as_u64() == 2 => Response::Message { message: Box::new(detail()) },
-            Request::Delete { .. } => Response::error(ErrorKind::Conflict, "it is being delivered"),
+            Request::Change { ids, .. } if !ids.is_empty() => {
+                let left = |id: &MessageId| match id.as_u64() {
+                    2 => Some(Left { id: *id, cause: Cause::Busy }),
+                    502.. => Some(Left { id: *id, cause: Cause::Missing }),
+                    _ => None,
+                };
+                let left: Vec<Left> = ids.iter().filter_map(left).collect();
+                let of = |cause| left.iter().filter(|left| left.cause == cause).count() as u64;
+                let (busy, missing) = (of(Cause::Busy), of(Cause::Missing));
+                let changed = ids.len() as u64 - busy - missing;
+                Response::Changed { changed: Changed { changed, busy, missing, left, ..Changed::default() } }
+            }
+            Request::Change { cursor, .. } => {
+                let after = cursor.map_or(0, |cursor: Cursor| cursor.after.as_u64()) + 2;
+                let next = (after < 501).then_some(Cursor { after: id(after), until: id(501) });
+                Response::Changed { changed: Changed { changed: 2, next, ..Changed::default() } }
+            }
             _ => Response::error(ErrorKind::NotFound, "no such message"),
-        });
+        }
+    }
+
+    async fn ask(queue: Queue, json: bool) -> (Result<u8, CliError>, String) {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("control.sock");
+        let gateway = serve(bind(&socket).unwrap(), answer);
         let command = tokio::task::spawn_blocking(move || {
             let mut out = Vec::new();
             let result = run_at(&socket, &queue, json, &mut out);
@@ -325,36 +317,79 @@ ID             STATE    AGE    SIZE    TRIES  NEXT    FROM                    TO
         }
     }
 
+    fn named(ids: &[u64], dry_run: bool) -> Which {
+        Which { ids: ids.iter().copied().map(id).collect(), dry_run, ..Which::default() }
+    }
+
     #[tokio::test]
     async fn a_long_queue_comes_in_pages() {
-        let (code, out) = ask(Queue::List { selection: Selection::default() }, true).await;
+        let list = |limit| Queue::List { selection: Selection::default(), limit };
+        let (code, out) = ask(list(None), true).await;
         assert_eq!(code.unwrap(), OK);
         assert_eq!(out.lines().count(), 501);
         let last: Summary = serde_json::from_str(out.lines().last().unwrap()).unwrap();
         assert_eq!(last, summary(501));
-        let (_, out) = ask(Queue::List { selection: Selection::default() }, false).await;
-        assert!(out.ends_with("501 messages\n"));
+        assert!(ask(list(None), false).await.1.ends_with("501 messages\n"));
+        assert!(ask(list(Some(3)), false).await.1.ends_with("\n3 messages\n"));
     }
 
     #[tokio::test]
-    async fn a_selection_reaches_the_gateway() {
+    async fn a_selection_is_listed_and_a_message_shown() {
         let selection = Selection { from: Some("<>".to_owned()), ..Selection::default() };
-        let (_, out) = ask(Queue::List { selection }, false).await;
+        let (_, out) = ask(Queue::List { selection, limit: None }, false).await;
         assert!(out.ends_with("\n1 message\n"), "{out}");
-        let selection = Selection { age: Some(5400), ..Selection::default() };
-        let (_, out) = ask(Queue::Flush { ids: Vec::new(), selection }, false).await;
-        assert_eq!(out, "7 messages\n");
+        let (_, out) = ask(Queue::Show(One { id: id(2) }), true).await;
+        assert_eq!(serde_json::from_str::<Detail>(&out).unwrap(), detail());
     }
 
     #[tokio::test]
-    async fn a_dry_run_deletes_nothing() {
-        let id = MessageId::from_u64(2);
-        let (code, out) = ask(Queue::Delete { one: One { id }, dry_run: true }, false).await;
+    async fn a_dry_run_shows_what_would_be_touched() {
+        let (code, out) = ask(Queue::Delete(named(&[2], true)), false).await;
         assert_eq!(code.unwrap(), OK);
-        assert!(out.starts_with("Would delete:\n"), "{out}");
-        let (result, _) = ask(Queue::Delete { one: One { id }, dry_run: false }, false).await;
-        assert_eq!(result.unwrap_err().to_string(), "it is being delivered");
-        let (_, out) = ask(Queue::Show(One { id }), true).await;
-        assert_eq!(serde_json::from_str::<Detail>(&out).unwrap(), detail());
+        assert!(out.ends_with("1 message would be deleted; nothing was changed\n"), "{out}");
+        let all = || Which { all: true, dry_run: true, ..Which::default() };
+        let (_, out) = ask(Queue::Hold(all()), true).await;
+        let last: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+        assert_eq!((out.lines().count(), &last["count"]), (502, &json!(501)));
+        let (_, out) = ask(Queue::Release(all()), false).await;
+        assert_eq!(out, "0 messages would be released; nothing was changed\n");
+        let (code, out) = ask(Queue::Flush(named(&[2, 900], true)), false).await;
+        assert_eq!(code.unwrap(), FAILED);
+        assert!(out.ends_with("1 not in the queue\n"), "{out}");
+    }
+
+    #[tokio::test]
+    async fn what_is_named_and_not_changed_is_told() {
+        let (code, out) = ask(Queue::Delete(named(&[1, 2, 3, 900], false)), false).await;
+        assert_eq!(code.unwrap(), FAILED);
+        let expected = format!(
+            "2 messages deleted\n  {} is being delivered right now: left alone, try again\n  {} is not in the queue\n",
+            id(2),
+            id(900)
+        );
+        assert_eq!(out, expected);
+        let (code, out) = ask(Queue::Flush(named(&[7], false)), true).await;
+        assert_eq!(code.unwrap(), OK);
+        assert!(out.contains("\"changed\":1"), "{out}");
+        // More ids than one request holds.
+        let many: Vec<u64> = std::iter::repeat_n(1, MAX_IDS + 1).collect();
+        assert_eq!(ask(Queue::Hold(named(&many, false)), false).await.1, "1001 messages held\n");
+    }
+
+    #[tokio::test]
+    async fn a_long_queue_is_changed_in_steps() {
+        let which = Which { all: true, ..Which::default() };
+        assert_eq!(ask(Queue::Delete(which), false).await.1, "502 messages deleted\n");
+    }
+
+    #[test]
+    fn nothing_defaults_to_all() {
+        assert!(matches!(Which::default().check(), Err(CliError::Usage(_))));
+        let selection = Selection { tenant: Some("acme".to_owned()), ..Selection::default() };
+        for which in
+            [named(&[1], false), Which { selection, ..Which::default() }, Which { all: true, ..Which::default() }]
+        {
+            assert!(which.check().is_ok());
+        }
     }
 }

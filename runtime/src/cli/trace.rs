@@ -1,288 +1,176 @@
-//! `postern trace ID`: the story of one message, from the event log and its rotated files.
-//!
-//! A message's own events carry its id; what its session did before (greeting, TLS, log-in) carries only the session's.
-//! Session ids begin anew with each run of the gateway, so of the sessions with that id only the one is told that
-//! holds an event of the message.
+//! `postern trace`: the story of a message, from the event log and its rotated files; which messages a Message-ID or an
+//! address belongs to; and the log as it grows.
 
-use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read as _, Write};
+mod live;
+mod log;
+mod search;
+mod story;
+
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use serde_json::{Map, Value};
+use jiff::Timestamp;
+use serde_json::Value;
 
-use super::terminal::printable;
-use super::{CliError, Context, FAILED, OK, Streams};
+use self::log::log_files;
+use self::search::{Name, listing, search};
+use self::story::{MAX_EVENTS, story, write_story};
+use super::terminal::json_line;
+use super::{CliError, Context, FAILED, OK, Streams, Trace};
 use crate::mail::MessageId;
 
-/// Octets of a line; longer ones are not ours.
-const MAX_LINE: u64 = 1 << 20;
-/// Events of one story.
-const MAX_EVENTS: usize = 10_000;
-/// Rotated files: `FILE.1` is the newest of them.
-const MAX_FILES: usize = 1000;
-/// The event with which a session begins.
-const BEGINS_SESSION: &str = "connect";
-/// The event with which a run of the gateway begins: all session ids are free again.
-const BEGINS_RUN: &str = "start";
+/// Octets of what is looked for.
+const MAX_WHAT: usize = 1000;
 
-pub(super) fn run(id: MessageId, context: &Context<'_>, streams: &mut Streams<'_>) -> Result<u8, CliError> {
+pub(super) fn run(trace: &Trace, context: &Context<'_>, streams: &mut Streams<'_>) -> Result<u8, CliError> {
+    let what = trace.what.as_deref().map(str::trim);
+    let subject = match (trace.live, what) {
+        (true, _) => None,
+        (false, what) => Some(subject(what.unwrap_or_default())?),
+    };
     let settings = context.settings()?;
     let file = settings.log.file.ok_or_else(|| {
-        CliError::Failed(
-            "there is no event log to read: set `file` in [log] (the events go to standard output)".to_owned(),
-        )
+        let help = "there is no event log to read: set `file` in [log] (the events go to standard output)";
+        CliError::Failed(help.to_owned())
     })?;
-    let files = log_files(&file);
+    match subject {
+        None => {
+            live::follow(&file, what.map(id_form).as_deref(), context.json, streams.out)?;
+            Ok(OK)
+        }
+        Some(subject) => past(&file, subject, trace, context.json, streams),
+    }
+}
+
+/// What a message is known by.
+enum Subject {
+    Id(MessageId),
+    Name(Name),
+}
+
+fn subject(what: &str) -> Result<Subject, CliError> {
+    if let Ok(id) = id_form(what).parse() {
+        return Ok(Subject::Id(id));
+    }
+    let is_name = what.contains('@') || (what.starts_with('<') && what.ends_with('>') && what.len() > 2);
+    if !is_name || what.len() > MAX_WHAT {
+        let help = "is no message id (13 characters), no Message-ID and no address";
+        return Err(CliError::Usage(format!("`{}` {help}", what.escape_debug())));
+    }
+    Ok(Subject::Name(Name::new(what)))
+}
+
+/// Ids are in capitals, people are not always.
+fn id_form(what: &str) -> String {
+    let upper = what.to_ascii_uppercase();
+    if upper.parse::<MessageId>().is_ok() { upper } else { what.to_owned() }
+}
+
+fn past(file: &Path, subject: Subject, trace: &Trace, json: bool, streams: &mut Streams<'_>) -> Result<u8, CliError> {
+    let files = log_files(file);
     if files.is_empty() {
         return Err(CliError::Failed(format!("there is no log {}", file.display())));
     }
-    let story = story(&files, id).map_err(|error| CliError::Failed(format!("can't read the log: {error}")))?;
+    let name = match subject {
+        Subject::Id(id) => return tell(&files, id, json, streams),
+        Subject::Name(name) => name,
+    };
+    let since = trace.since.and_then(|seconds| Timestamp::now().checked_sub(Duration::from_secs(seconds)).ok());
+    let limit = usize::try_from(trace.limit).unwrap_or(usize::MAX);
+    let (found, more) = search(&files, &name, since, limit).map_err(unreadable)?;
+    match found.as_slice() {
+        [] => Err(CliError::Failed(format!("the log knows no message of {}", name.as_str().escape_debug()))),
+        [(id, _)] if !more => tell(&files, *id, json, streams),
+        found => {
+            if json {
+                found.iter().try_for_each(|(id, f)| writeln!(streams.out, "{}", json_line(&f.to_json(*id))))?;
+            } else {
+                write!(streams.out, "{}", listing(found))?;
+                let older = if more { "; older ones are left out, see --limit" } else { "" };
+                writeln!(streams.out, "{} messages{older}; `postern trace ID` tells the story of one", found.len())?;
+            }
+            Ok(OK)
+        }
+    }
+}
+
+fn tell(files: &[PathBuf], id: MessageId, json: bool, streams: &mut Streams<'_>) -> Result<u8, CliError> {
+    let story = story(files, id).map_err(unreadable)?;
     if story.is_empty() {
         return Err(CliError::Failed(format!("the log knows no message {id}")));
     }
-    match context.json {
-        true => story.iter().try_for_each(|event| writeln!(streams.out, "{}", Value::Object(event.clone())))?,
+    match json {
+        true => {
+            let lines = story.iter().map(|event| json_line(&Value::Object(event.clone())));
+            lines.into_iter().try_for_each(|line| writeln!(streams.out, "{line}"))?;
+        }
         false => write_story(streams.out, id, &story)?,
     }
     Ok(if story.len() < MAX_EVENTS { OK } else { FAILED })
 }
 
-/// Those that are there, oldest first.
-fn log_files(file: &Path) -> Vec<PathBuf> {
-    let numbered = |n: usize| {
-        let mut name = file.as_os_str().to_owned();
-        name.push(format!(".{n}"));
-        PathBuf::from(name)
-    };
-    let mut files: Vec<_> = (1..MAX_FILES).map(numbered).take_while(|path| path.is_file()).collect();
-    files.reverse();
-    files.extend(file.is_file().then(|| file.to_owned()));
-    files
-}
-
-type Event = Map<String, Value>;
-
-/// At most [`MAX_EVENTS`], in the order of the log.
-fn story(files: &[PathBuf], id: MessageId) -> io::Result<Vec<Event>> {
-    let id = id.to_string();
-    let mut sessions = HashSet::new();
-    each_event(files, &[&id], |_, event| {
-        if text(&event, "id") == Some(&id) {
-            sessions.extend(text(&event, "session").map(str::to_owned));
-        }
-    })?;
-    let mut teller = Teller::new(&id, sessions);
-    let mut words = vec![id.as_str(), "\"start\""];
-    let quoted: Vec<String> = teller.sessions.iter().map(|session| format!("\"{session}\"")).collect();
-    words.extend(quoted.iter().map(String::as_str));
-    each_event(files, &words, |number, event| teller.hear(number, event))?;
-    Ok(teller.finish())
-}
-
-/// Calls `then` with each event of the files, numbered, whose line holds one of the words.
-fn each_event(files: &[PathBuf], words: &[&str], mut then: impl FnMut(usize, Event)) -> io::Result<()> {
-    let mut number = 0;
-    let mut line = Vec::new();
-    for path in files {
-        let mut reader = BufReader::new(File::open(path)?);
-        loop {
-            line.clear();
-            if (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line)? == 0 {
-                break;
-            }
-            number += 1;
-            // Most lines are about other mails: no need to parse those. What is no JSON is no event.
-            let Ok(text) = std::str::from_utf8(&line) else { continue };
-            if words.iter().any(|word| text.contains(word))
-                && let Ok(event) = serde_json::from_str(text)
-            {
-                then(number, event);
-            }
-        }
-    }
-    Ok(())
-}
-
-fn text<'e>(event: &'e Event, field: &str) -> Option<&'e str> {
-    event.get(field).and_then(Value::as_str)
-}
-
-/// Gathers the events of the message and of the sessions that it came with.
-struct Teller<'a> {
-    id: &'a str,
-    sessions: HashSet<String>,
-    /// For each session the events since it began, and whether one of them is the message's.
-    open: HashMap<String, (Vec<(usize, Event)>, bool)>,
-    told: Vec<(usize, Event)>,
-}
-
-impl<'a> Teller<'a> {
-    fn new(id: &'a str, sessions: HashSet<String>) -> Self {
-        Self { id, sessions, open: HashMap::new(), told: Vec::new() }
-    }
-
-    fn hear(&mut self, number: usize, event: Event) {
-        let kind = text(&event, "event");
-        if kind == Some(BEGINS_RUN) {
-            self.close_all();
-            return;
-        }
-        let ours = text(&event, "id") == Some(self.id);
-        let session = text(&event, "session").filter(|session| self.sessions.contains(*session)).map(str::to_owned);
-        let Some(session) = session else {
-            if ours {
-                self.told.push((number, event));
-            }
-            return;
-        };
-        // Another mail of the same session.
-        if !ours && event.contains_key("id") {
-            return;
-        }
-        if kind == Some(BEGINS_SESSION) {
-            self.close(&session);
-        }
-        let (events, concerns) = self.open.entry(session).or_default();
-        *concerns |= ours;
-        if events.len() < MAX_EVENTS {
-            events.push((number, event));
-        }
-    }
-
-    fn close(&mut self, session: &str) {
-        if let Some((events, true)) = self.open.remove(session) {
-            self.told.extend(events);
-        }
-    }
-
-    fn close_all(&mut self) {
-        let open = std::mem::take(&mut self.open);
-        self.told.extend(open.into_values().filter(|(_, concerns)| *concerns).flat_map(|(events, _)| events));
-    }
-
-    fn finish(mut self) -> Vec<Event> {
-        self.close_all();
-        self.told.sort_by_key(|(number, _)| *number);
-        self.told.into_iter().take(MAX_EVENTS).map(|(_, event)| event).collect()
-    }
-}
-
-/// A line for each event: the time since the first, the event, then its fields.
-fn write_story(out: &mut dyn Write, id: MessageId, story: &[Event]) -> io::Result<()> {
-    let began = story.first().and_then(|event| text(event, "time")).unwrap_or("?");
-    writeln!(out, "Message {id}, from {}", printable(began))?;
-    let width =
-        story.iter().filter_map(|event| text(event, "event")).map(|kind| kind.chars().count()).max().unwrap_or(0);
-    for event in story {
-        let kind = printable(text(event, "event").unwrap_or("?"));
-        let fields: Vec<String> = event
-            .iter()
-            .filter(|(name, _)| !matches!(name.as_str(), "time" | "event" | "session" | "id"))
-            .map(|(name, value)| format!("{}={}", printable(name), shown(value)))
-            .collect();
-        let line =
-            format!("{:>12}  {kind:width$}  {}", since(began, text(event, "time").unwrap_or("?")), fields.join(" "));
-        writeln!(out, "{}", line.trim_end())?;
-    }
-    if story.len() >= MAX_EVENTS {
-        writeln!(out, "… and more: only the first {MAX_EVENTS} events are shown")?;
-    }
-    Ok(())
-}
-
-/// Bare words as they are, all else as JSON.
-fn shown(value: &Value) -> String {
-    match value {
-        Value::String(text) if !text.is_empty() && !text.contains([' ', '"', '=']) => printable(text),
-        other => printable(&other.to_string()),
-    }
-}
-
-/// `+0.012 s`; the time itself when it is not one that can be read.
-fn since(began: &str, time: &str) -> String {
-    match (began.parse::<jiff::Timestamp>(), time.parse::<jiff::Timestamp>()) {
-        (Ok(began), Ok(time)) => {
-            let millis = time.as_millisecond().saturating_sub(began.as_millisecond()).max(0);
-            format!("+{}.{:03} s", millis / 1000, millis % 1000)
-        }
-        _ => printable(time),
-    }
+#[expect(clippy::needless_pass_by_value, reason = "it is handed to map_err")]
+fn unreadable(error: std::io::Error) -> CliError {
+    CliError::Failed(format!("can't read the log: {error}"))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
-    use crate::log::Record;
+    use crate::cli::{Tool, WRONG, run as run_tool};
 
-    const ID: MessageId = MessageId::from_u64(0x0123_4567_89ab);
-
-    fn log(events: &[(&str, Option<&str>, Option<MessageId>)]) -> String {
-        let line = |(second, (event, session, id)): (usize, &(&str, Option<&str>, Option<MessageId>))| {
-            let time = jiff::Timestamp::from_second(1_770_000_000 + i64::try_from(second).unwrap()).unwrap();
-            let mut json = Record::new("x").text("reply", "250 2.0.0 \u{1b}[31mok").to_json(time);
-            json["event"] = Value::from(*event);
-            if let Some(session) = session {
-                json["session"] = Value::from(*session);
-            }
-            if let Some(id) = id {
-                json["id"] = Value::from(id.to_string());
-            }
-            format!("{json}\n")
+    /// A config with a log of two messages, asked by the command.
+    fn ask(what: &str, json: bool) -> (u8, String) {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let config = "[server]\nhost_name = \"mx.example.net\"\n[spool]\ndirectory = \".\"\n[log]\nfile = \"e.log\"\n\
+            [[listener]]\nname = \"mx\"\naddress = \"127.0.0.1:0\"\nrole = \"inbound\"\n";
+        std::fs::write(at("postern.toml"), config).unwrap();
+        let line = |id: u64, to: &str, message_id: &str| {
+            let id = MessageId::from_u64(id);
+            let time = "2026-03-01T12:00:00.000000Z";
+            let message = serde_json::json!({
+                "time": time, "event": "message", "id": id, "session": "s1", "message_id": message_id,
+            });
+            let queued =
+                serde_json::json!({ "time": time, "event": "queued", "id": id, "from": "a@b.example", "to": to });
+            format!("{message}\n{queued}\n")
         };
-        events.iter().enumerate().map(line).collect()
-    }
-
-    /// Two runs of the gateway, the first one rotated away; both have sessions s1 and s2.
-    fn write_logs(directory: &Path) -> PathBuf {
-        let other = Some(MessageId::from_u64(99));
-        let path = directory.join("events.log");
-        let older = log(&[
-            ("start", None, None),
-            ("connect", Some("s1"), None),
-            ("mail", Some("s1"), other),
-            ("disconnect", Some("s1"), None),
-        ]);
-        let newer = log(&[
-            ("start", None, None),
-            ("connect", Some("s2"), None),
-            ("connect", Some("s1"), None),
-            ("helo", Some("s1"), None),
-            ("mail", Some("s1"), other),
-            ("accepted", Some("s1"), Some(ID)),
-            ("disconnect", Some("s1"), None),
-        ]);
-        std::fs::write(directory.join("events.log.1"), format!("{older}{newer}half a line")).unwrap();
-        let newest = log(&[
-            ("delivered", None, Some(ID)),
-            ("delivered", None, other),
-            ("start", None, None),
-            ("connect", Some("s1"), None),
-        ]);
-        std::fs::write(&path, [b"\xff\xfe no text\n", newest.as_bytes()].concat()).unwrap();
-        path
+        let log = line(1, "bob@example.com", "<1@b.example>") + &line(2, "eve@example.com", "<2@b.example>");
+        std::fs::write(at("e.log"), log).unwrap();
+        let trace = Trace { what: Some(what.to_owned()), live: false, limit: 50, since: None };
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let mut streams = Streams { input: &mut io::empty(), out: &mut out, err: &mut err };
+        let context = Context { config: &at("postern.toml"), json, builtins: &[] };
+        let code = run_tool(&Tool::Trace(trace), &context, &mut streams);
+        (code, String::from_utf8([out, err].concat()).unwrap())
     }
 
     #[test]
-    fn a_story_has_its_session_and_no_other() {
-        let directory = tempfile::tempdir().unwrap();
-        let files = log_files(&write_logs(directory.path()));
-        assert_eq!(files.len(), 2);
-        let story = story(&files, ID).unwrap();
-        let kinds: Vec<_> = story.iter().filter_map(|event| text(event, "event")).collect();
-        assert_eq!(kinds, ["connect", "helo", "accepted", "disconnect", "delivered"]);
-        assert!(super::story(&files, MessageId::from_u64(5)).unwrap().is_empty());
+    fn one_message_is_told_and_more_are_listed() {
+        for one in ["0000000000001", "<1@b.example>", "1@b.example", "Bob@example.com"] {
+            let (code, out) = ask(one, false);
+            assert!(code == OK && out.starts_with("Message 0000000000001, from 2026-03-01"), "{one}: {out}");
+        }
+        let (code, out) = ask("a@b.example", false);
+        assert_eq!(code, OK);
+        assert!(out.contains("0000000000002  a@b.example  eve@example.com  queued\n"), "{out}");
+        assert!(out.ends_with("2 messages; `postern trace ID` tells the story of one\n"), "{out}");
+        assert_eq!(ask("a@b.example", true).1.lines().count(), 2);
     }
 
     #[test]
-    fn a_story_can_be_read() {
-        let directory = tempfile::tempdir().unwrap();
-        let files = log_files(&write_logs(directory.path()));
-        let mut out = Vec::new();
-        write_story(&mut out, ID, &story(&files, ID).unwrap()).unwrap();
-        let text = String::from_utf8(out).unwrap();
-        assert!(!text.contains('\u{1b}'), "{text}");
-        assert!(text.starts_with(&format!("Message {ID}, from 2026-02-02T")), "{text}");
-        assert!(text.contains("    +3.000 s  accepted    reply=\"250 2.0.0 "), "{text}");
+    fn what_is_not_known_is_said() {
+        for (what, code, says) in [
+            ("nobody@example.com", FAILED, "the log knows no message of nobody@example.com"),
+            ("0000000000009", FAILED, "the log knows no message 0000000000009"),
+            ("\u{1b}[2J", WRONG, "`\\u{1b}[2J` is no message id"),
+            ("<>", WRONG, "`<>` is no message id"),
+        ] {
+            let (got, out) = ask(what, false);
+            assert!(got == code && out.contains(says), "{what:?}: {got} {out}");
+        }
     }
 }

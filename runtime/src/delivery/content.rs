@@ -4,6 +4,7 @@
 //! message holds: a next hop that is careless about line ends must not find a second message in the first.
 
 use bytes::Bytes;
+use memchr::memchr3;
 
 use super::failure::Failure;
 use crate::mail::{Body, Message};
@@ -89,7 +90,7 @@ impl DotStuffer {
     pub(super) fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
         let mut rest = piece;
         while let Some(&first) = rest.first() {
-            let run = rest.iter().position(|octet| matches!(octet, b'\r' | b'\n' | 0)).unwrap_or(rest.len());
+            let run = memchr3(b'\r', b'\n', 0, rest).unwrap_or(rest.len());
             let (taken, after) = rest.split_at(run.max(1));
             self.last = match (first, self.last) {
                 (b'\n', Last::Cr) => Last::LineEnd,

@@ -293,7 +293,7 @@ mod tests {
         // An empty module is the component of an empty world: it is found to have no stage.
         assert!(error.is_ok() || matches!(error, Err(SourceError::NoComponent(_))));
         let broken = to_component(b"\0asm\x01\0\0\0\xff\xff\xff\xff").map(drop);
-        assert!(matches!(broken, Err(SourceError::NoComponent(_))), "{broken:?}");
+        assert!(matches!(broken, Err(SourceError::Unreadable(_))), "{broken:?}");
     }
 
     #[test]

@@ -143,6 +143,18 @@ impl Header {
         self.fields.iter().find(|field| field.is(name))
     }
 
+    /// The Message-ID (RFC 5322 §3.6.4) for the log: its first 998 octets, question marks for what is no printable text.
+    /// In the wild it need not have the form that it should.
+    pub fn message_id(&self) -> Option<String> {
+        let value = self.first("Message-ID")?.value();
+        let value = value.get(..value.len().min(MAX_LINE)).unwrap_or_default();
+        let chunks = value.utf8_chunks().flat_map(|chunk| {
+            let text = chunk.valid().chars().map(|c| if c.is_control() { '?' } else { c });
+            text.chain((!chunk.invalid().is_empty()).then_some('?'))
+        });
+        Some(chunks.collect::<String>()).filter(|text| !text.is_empty())
+    }
+
     /// Above all others, as a trace field must be (RFC 5321 §4.4).
     pub fn prepend(&mut self, field: Field) {
         self.fields.insert(0, field);
@@ -186,6 +198,16 @@ fn line_end(raw: &[u8], at: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_id_can_be_logged() {
+        let of = |raw: &[u8]| Header::parse(&Bytes::copy_from_slice(raw)).message_id();
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(of(b"message-id:\r\n <a@b.example>\r\nMessage-ID: <second@b>\r\n"), text("<a@b.example>"));
+        assert_eq!(of(b"Message-ID: <\x1b[2J\xff\xc3\xbc>\r\n"), text("<?[2J?ü>"));
+        assert_eq!(of(&[b"Message-ID: ", &b"x".repeat(5000)[..], b"\r\n"].concat()).map(|id| id.len()), Some(MAX_LINE));
+        assert_eq!((of(b"Message-ID: \r\n"), of(b"Subject: x\r\n")), (None, None));
+    }
 
     #[test]
     fn parsing_keeps_every_octet() {

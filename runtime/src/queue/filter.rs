@@ -20,16 +20,30 @@ pub struct Filter {
     pub sender: Option<String>,
     /// An address or `@domain`, among all recipients, those that are done included.
     pub recipient: Option<String>,
+    /// A domain, without `@`, of one of the recipients. Case does not matter.
+    pub domain: Option<String>,
     /// A destination's key, e.g. `mx:example.com`.
     pub destination: Option<String>,
     /// As listed: one that is ready counts as waiting while its destination is down.
     pub state: Option<Standing>,
     /// Seconds.
     pub older_than: Option<u64>,
+    /// What its reason, its last word, or that of its destination that is down must hold. Case (ASCII) does not matter.
+    pub error: Option<String>,
     /// Only those later than this one: the page after it.
     pub after: Option<MessageId>,
-    /// At most so many, the oldest first.
+    /// Only those not later than this one, so that a verb in steps does not run after what comes in meanwhile.
+    pub until: Option<MessageId>,
+    /// At most so many, the oldest first; and whoever sets it is answered in bounded time, though more may follow.
     pub limit: Option<usize>,
+}
+
+/// A part of a list, the oldest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    pub messages: Vec<Summary>,
+    /// Where the next page begins, even if this one is empty; `None`: this was the last one.
+    pub next: Option<MessageId>,
 }
 
 /// A message in a list.
@@ -85,6 +99,12 @@ pub struct Changed {
     pub busy: Vec<MessageId>,
     /// Ids that were asked for and are not in the queue.
     pub missing: Vec<MessageId>,
+    /// In a state that the verb is not for, e.g. to be released and not held.
+    pub unfit: Vec<MessageId>,
+    /// Can't be read from the spool.
+    pub unreadable: Vec<MessageId>,
+    /// Where the next step begins; `None`: the verb is done with all that was selected.
+    pub next: Option<MessageId>,
 }
 
 impl Filter {
@@ -100,22 +120,37 @@ impl Filter {
             && self.destination.as_ref().is_none_or(|key| **key == *slot.key)
             && self.state.is_none_or(|state| state == shown(slot, down))
             && self.older_than.is_none_or(|seconds| age >= seconds)
+            && self.error.as_ref().is_none_or(|text| {
+                let said =
+                    [slot.reason.as_deref(), slot.last_word.as_deref(), down.map(|down| down.last.text.as_str())];
+                said.into_iter().flatten().any(|said| holds(said, text))
+            })
     }
 
     /// `None`: only the envelope in the spool can say.
     pub(super) fn matches_recipient(&self, slot: &Slot) -> Option<bool> {
-        let Some(pattern) = &self.recipient else { return Some(true) };
-        if address_matches(pattern, &slot.recipient) {
+        if self.matches_address(&slot.recipient) {
             return Some(true);
         }
         (slot.recipients <= 1).then_some(false)
     }
 
     pub(super) fn matches_envelope(&self, accepted: &Accepted) -> bool {
-        let mut recipients = accepted.envelope.recipients.iter();
-        let matches = |pattern: &String| recipients.any(|r| address_matches(pattern, &r.mailbox.to_string()));
-        self.recipient.as_ref().is_none_or(matches)
+        accepted.envelope.recipients.iter().any(|recipient| self.matches_address(&recipient.mailbox.to_string()))
     }
+
+    /// Of one recipient.
+    fn matches_address(&self, address: &str) -> bool {
+        self.recipient.as_ref().is_none_or(|pattern| address_matches(pattern, address))
+            && self.domain.as_ref().is_none_or(|domain| {
+                address.rsplit_once('@').is_some_and(|(_, host)| host.eq_ignore_ascii_case(domain))
+            })
+    }
+}
+
+fn holds(said: &str, text: &str) -> bool {
+    let (said, text) = (said.as_bytes(), text.as_bytes());
+    text.is_empty() || said.windows(text.len()).any(|part| part.eq_ignore_ascii_case(text))
 }
 
 fn address_matches(pattern: &str, address: &str) -> bool {
@@ -176,6 +211,30 @@ mod tests {
         ] {
             assert_eq!(address_matches(pattern, address), expected, "{pattern} {address}");
         }
+    }
+
+    #[test]
+    fn a_text_is_found_in_any_case() {
+        for (said, text, expected) in [
+            ("451 4.7.1 Greylisted, come back", "greylisted", true),
+            ("451 4.7.1 Greylisted, come back", "4.7.1", true),
+            ("451", "451 4.7.1", false),
+            ("ÄRGER", "ÄRGER", true),
+            ("", "x", false),
+        ] {
+            assert_eq!(holds(said, text), expected, "{said} {text}");
+        }
+    }
+
+    #[test]
+    fn recipient_and_domain_are_of_one_recipient() {
+        let of = |to: &str, domain: &str| {
+            let filter =
+                Filter { recipient: Some(to.to_owned()), domain: Some(domain.to_owned()), ..Filter::default() };
+            filter.matches_address("A@Example.com")
+        };
+        assert!(of("a@example.com", "EXAMPLE.com"));
+        assert!(!of("a@example.com", "example.org") && !of("b@example.com", "example.com"));
     }
 
     #[test]

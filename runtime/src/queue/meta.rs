@@ -103,6 +103,9 @@ pub struct State {
     pub revived: Option<Timestamp>,
     #[serde(default)]
     pub delay_warned: bool,
+    /// The `deliver` chains were asked and have edited nothing; where they have, it is the message that says so.
+    #[serde(default)]
+    pub prepared: bool,
     /// Milliseconds that running gateways have had it, see [`life`](super::life).
     #[serde(default)]
     pub observed: u64,

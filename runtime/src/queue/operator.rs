@@ -6,9 +6,10 @@ use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use tokio::time::{Duration, Instant};
 
 use super::Queue;
-use super::filter::{Changed, Detail, Filter, Summary};
+use super::filter::{Changed, Detail, Filter, Page, Summary};
 use super::life::Life;
 use super::meta::{Kept, MetaError, State, encode};
 use super::schedule::{Refused, Rest, Schedule};
@@ -19,6 +20,9 @@ use crate::spool::{Batch, SpoolError};
 const CHUNK: usize = 256;
 /// Messages that are looked through under one lock.
 const SCAN: usize = 1024;
+/// How long a selection with a limit is looked for before what was found is answered: rare ones in a long queue of mails
+/// whose envelopes must be read from the disk.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Header fields that are shown.
 const MAX_FIELDS: usize = 200;
 
@@ -46,15 +50,20 @@ enum Verb {
 }
 
 impl Queue {
-    /// The oldest first.
-    pub async fn list(&self, filter: &Filter) -> Result<Vec<Summary>, VerbError> {
-        let ids = self.select(filter).await?;
-        let mut summaries = Vec::with_capacity(ids.len());
+    /// The oldest first; a filter with a limit gets one page.
+    pub async fn list(&self, filter: &Filter) -> Result<Page, VerbError> {
+        let Selected { ids, next } = self.select(filter).await?;
+        let mut messages = Vec::with_capacity(ids.len());
         for chunk in ids.chunks(CHUNK) {
             let schedule = self.schedule();
-            summaries.extend(chunk.iter().filter_map(|id| self.summary(&schedule, *id)));
+            messages.extend(chunk.iter().filter_map(|id| self.summary(&schedule, *id)));
         }
-        Ok(summaries)
+        Ok(Page { messages, next })
+    }
+
+    /// The latest message in the queue.
+    pub fn latest(&self) -> Option<MessageId> {
+        self.schedule().latest()
     }
 
     pub async fn show(&self, id: MessageId) -> Result<Detail, VerbError> {
@@ -78,9 +87,9 @@ impl Queue {
 
     /// Tries at once what waits, whatever its time, and whether or not its destination is down. Asks for routes anew.
     pub async fn flush(&self, filter: &Filter) -> Result<Changed, VerbError> {
-        let ids = self.select(filter).await?;
-        let mut changed = missing(filter, &ids);
-        for chunk in ids.chunks(CHUNK) {
+        let selected = self.select(filter).await?;
+        let mut changed = selected.begin(filter);
+        for chunk in selected.ids.chunks(CHUNK) {
             self.flush_chunk(chunk, &mut changed);
             self.changed.notify_one();
             tokio::task::yield_now().await;
@@ -103,7 +112,10 @@ impl Queue {
                     }
                     changed.changed.push(id);
                 }
-                Ok(rest) => schedule.finish(id, rest, now, |_| {}),
+                Ok(rest) => {
+                    schedule.finish(id, rest, now, |_| {});
+                    changed.unfit.push(id);
+                }
                 Err(Refused::Busy) => changed.busy.push(id),
                 Err(Refused::NotFound) => changed.missing.push(id),
             }
@@ -127,11 +139,11 @@ impl Queue {
 
     /// Goes on to its end even when the caller is dropped: a claim must be given back.
     async fn change(self: &Arc<Self>, filter: &Filter, verb: Verb) -> Result<Changed, VerbError> {
-        let ids = self.select(filter).await?;
-        let mut changed = missing(filter, &ids);
+        let selected = self.select(filter).await?;
+        let mut changed = selected.begin(filter);
         let queue = self.clone();
         let work = tokio::spawn(async move {
-            for chunk in ids.chunks(CHUNK) {
+            for chunk in selected.ids.chunks(CHUNK) {
                 queue.change_chunk(chunk, &verb, &mut changed).await?;
             }
             Ok(changed)
@@ -149,6 +161,7 @@ impl Queue {
                 Err(error) => {
                     self.story.unreadable(id, &error);
                     self.give_back(id, before);
+                    changed.unreadable.push(id);
                 }
             }
         }
@@ -171,7 +184,10 @@ impl Queue {
         for &id in ids {
             match schedule.claim(id, now) {
                 Ok(rest) if verb.concerns(rest) => claimed.push((id, rest)),
-                Ok(rest) => schedule.finish(id, rest, now, |_| {}),
+                Ok(rest) => {
+                    schedule.finish(id, rest, now, |_| {});
+                    changed.unfit.push(id);
+                }
                 Err(Refused::Busy) => changed.busy.push(id),
                 Err(Refused::NotFound) => changed.missing.push(id),
             }
@@ -230,28 +246,31 @@ impl Queue {
     }
 
     /// Ids of what matches, the oldest first. It looks at some, lets others have the lock, and goes on behind those.
-    async fn select(&self, filter: &Filter) -> Result<Vec<MessageId>, VerbError> {
+    async fn select(&self, filter: &Filter) -> Result<Selected, VerbError> {
         let wanted: BTreeSet<MessageId> = filter.ids.iter().copied().collect();
         let limit = filter.limit.unwrap_or(usize::MAX);
+        let began = Instant::now();
+        let is_late = || filter.limit.is_some() && began.elapsed() >= PATIENCE;
         let mut ids = Vec::new();
         let mut after = filter.after;
         while let Some((last, candidates)) = self.candidates(filter, &wanted, after) {
             for (id, known) in candidates {
-                if ids.len() >= limit {
-                    return Ok(ids);
-                }
                 let matches = match known {
                     Some(known) => known,
                     None => self.read(id).await.is_ok_and(|kept| filter.matches_envelope(&kept.accepted)),
                 };
-                if matches {
-                    ids.push(id);
+                ids.extend(matches.then_some(id));
+                if ids.len() >= limit || (known.is_none() && is_late()) {
+                    return Ok(Selected { ids, next: Some(id) });
                 }
             }
             after = Some(last);
+            if is_late() {
+                return Ok(Selected { ids, next: after });
+            }
             tokio::task::yield_now().await;
         }
-        Ok(ids)
+        Ok(Selected { ids, next: None })
     }
 
     /// The last of the next [`SCAN`] messages, and those among them that may match.
@@ -263,10 +282,16 @@ impl Queue {
     ) -> Option<(MessageId, Vec<Candidate>)> {
         let now = self.clock.now();
         let schedule = self.schedule();
+        let in_time = |id: &MessageId| filter.until.is_none_or(|until| *id <= until);
         let next: Vec<MessageId> = if wanted.is_empty() {
-            schedule.ids_after(after).take(SCAN).collect()
+            schedule.ids_after(after).take(SCAN).take_while(in_time).collect()
         } else {
-            wanted.range((after.map_or(Unbounded, Excluded), Unbounded)).take(SCAN).copied().collect()
+            wanted
+                .range((after.map_or(Unbounded, Excluded), Unbounded))
+                .take(SCAN)
+                .copied()
+                .take_while(in_time)
+                .collect()
         };
         let last = *next.last()?;
         let candidates = next.into_iter().filter_map(|id| {
@@ -301,10 +326,18 @@ impl Verb {
     }
 }
 
-/// `found` is sorted.
-fn missing(filter: &Filter, found: &[MessageId]) -> Changed {
-    let missing = filter.ids.iter().copied().filter(|id| found.binary_search(id).is_err());
-    Changed { missing: missing.collect(), ..Changed::default() }
+/// What a filter has found.
+struct Selected {
+    /// Sorted.
+    ids: Vec<MessageId>,
+    next: Option<MessageId>,
+}
+
+impl Selected {
+    fn begin(&self, filter: &Filter) -> Changed {
+        let missing = filter.ids.iter().copied().filter(|id| self.ids.binary_search(id).is_err());
+        Changed { missing: missing.collect(), next: self.next, ..Changed::default() }
+    }
 }
 
 fn shown_header(message: &Message) -> Vec<String> {

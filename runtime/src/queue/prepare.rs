@@ -1,7 +1,8 @@
 //! Before the first attempt: one message for each destination, and the `deliver` chains asked once for each. Where they
 //! send recipients different ways, these become messages of their own.
 //!
-//! What they made of it is durable before anything is sent, so every attempt sends the same octets.
+//! What they made of it is durable before anything is sent, so every attempt sends the same octets. Where they made
+//! nothing of it, the message is on disk as it is, and that they were asked is noted with the first outcome.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -23,7 +24,7 @@ use crate::spool::Batch;
 /// What the queue asks of those who know the plugins and the tenants.
 pub trait Prepare: Send + Sync {
     /// Runs the `deliver` chains: once for each message and destination; again only after a `defer`, or when the process
-    /// died before the answer was durable.
+    /// died before the answer was durable: an answer that edits nothing becomes durable with the first outcome.
     fn prepare<'a>(&'a self, mail: Mail, accepted: &'a Accepted)
     -> Pin<Box<dyn Future<Output = Prepared> + Send + 'a>>;
 
@@ -37,8 +38,10 @@ pub struct Prepared {
     pub verdict: Verdict,
     /// With the edits. Its message, envelope, tags and routes are kept; the message must not be `None`.
     pub mail: Mail,
-    /// Some plugin was asked, so the answer must be kept. False saves a sync for mail that no plugin wants.
+    /// Some plugin was asked.
     pub judged: bool,
+    /// Something of the mail is not as it was, so it must be kept. False saves storing the message a second time.
+    pub edited: bool,
 }
 
 /// Recipients of a message that go the same way.
@@ -202,7 +205,7 @@ impl Queue {
     }
 
     async fn keep_prepared(self: &Arc<Self>, turn: Turn, kept: Kept, prepared: Prepared, group: &Group) {
-        if !prepared.judged {
+        if !prepared.edited {
             turn.end(Rest::Ready, |slot| {
                 slot.prepared = true;
                 slot.key = group.key();

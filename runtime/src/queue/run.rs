@@ -59,10 +59,13 @@ impl Queue {
 
     async fn work(self: Arc<Self>, work: Work) {
         let Some(turn) = Turn::new(self.clone(), work.id) else { return };
-        let Some((turn, kept)) = self.load(turn).await else { return };
+        let Some((turn, mut kept)) = self.load(turn).await else { return };
         match work.lane {
             Lane::Prepare => self.prepare_message(turn, kept).await,
-            Lane::Deliver => self.deliver_message(turn, kept).await,
+            Lane::Deliver => {
+                kept.state.prepared = true;
+                self.deliver_message(turn, kept).await;
+            }
             Lane::Overdue => self.overdue_message(turn, kept).await,
         }
     }

@@ -293,6 +293,16 @@ impl Schedule {
         self.messages.range((after.map_or(Unbounded, Excluded), Unbounded)).map(|(id, _)| *id)
     }
 
+    pub fn latest(&self) -> Option<MessageId> {
+        self.messages.last_key_value().map(|(id, _)| *id)
+    }
+
+    /// Destinations that are down and have messages.
+    pub fn downs(&self) -> impl Iterator<Item = (&Arc<str>, &Destination, &Down)> {
+        let with_mail = self.destinations.iter().filter(|(_, destination)| destination.messages > 0);
+        with_mail.filter_map(|(key, destination)| Some((key, destination, destination.down.as_ref()?)))
+    }
+
     /// Messages by standing, in the order of [`Standing::ALL`].
     pub fn counts(&self) -> [usize; Standing::ALL.len()] {
         self.counts

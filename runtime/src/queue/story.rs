@@ -60,6 +60,9 @@ impl Story {
         }
         if accepted.kind == Kind::Dsn {
             record = record.flag("dsn", true);
+            if let Some(message_id) = mail.message.header.message_id() {
+                record = record.text("message_id", message_id);
+            }
         }
         self.log.emit(record);
         self.tell(accepted, mail.id, EventKind::Accepted, "", "");

@@ -135,6 +135,14 @@ pub async fn start(host: &Arc<Host>, settings: &Settings) -> Result<Started, Ref
     Ok(Started { in_force, registry, chains: loaded.chains })
 }
 
+/// Loads what a start would load, what is installed included, and keeps nothing of it: for `postern check --deep`.
+pub async fn try_out(host: &Arc<Host>, settings: &Settings) -> Result<(), Refusal> {
+    let directory = settings.installation.directory.clone();
+    let look = tokio::task::spawn_blocking(move || Registry::look(directory));
+    let (registry, installed) = look.await.map_err(|_| Refusal::Interrupted)?.map_err(PluginError::from)?;
+    prepare((host, &registry), &Rack::default(), settings, &installed, None, false).await.map(drop)
+}
+
 /// Components that the record is going to speak of.
 type Sources = Vec<(ContentDigest, Arc<[u8]>)>;
 

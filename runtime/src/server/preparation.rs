@@ -30,18 +30,23 @@ impl Prepare for Preparation {
                 return unjudged(mail);
             }
             let facts = SessionFacts::from(session);
+            let before = Arc::new(mail);
             let mut hearing = Hearing {
                 chains: snapshot.chains.clone(),
                 session: SessionStanding::default(),
                 transaction: TransactionStanding::default(),
                 facts: Arc::new(facts),
-                mail: Some(Arc::new(mail.clone())),
+                mail: Some(before.clone()),
                 direction,
                 tenant: accepted.tenant.clone(),
                 reseller,
             };
             let verdict = hearing.deliver(&self.gateway.clerk).await;
-            Prepared { verdict, mail: hearing.mail.map_or(mail, Arc::unwrap_or_clone), judged: true }
+            let after = hearing.mail.unwrap_or_else(|| before.clone());
+            // Whoever edits it makes a copy.
+            let edited = !Arc::ptr_eq(&before, &after);
+            drop(before);
+            Prepared { verdict, mail: Arc::unwrap_or_clone(after), judged: true, edited }
         })
     }
 
@@ -61,5 +66,5 @@ impl Prepare for Preparation {
 }
 
 fn unjudged(mail: Mail) -> Prepared {
-    Prepared { verdict: Verdict::Next, mail, judged: false }
+    Prepared { verdict: Verdict::Next, mail, judged: false, edited: false }
 }

@@ -1,10 +1,11 @@
-//! For the newcomer: each session's events as a few lines that a person can read.
+//! Events as lines that a person can read: the story that `localserve` tells a newcomer, and `postern trace --live`.
 
 use std::io::Write;
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use crate::cli::terminal::printable;
 use crate::log::{Record, Sink};
 
 /// Writes the story of `localserve` to a terminal.
@@ -13,24 +14,35 @@ pub struct Story<W>(pub W);
 impl<W: Write + Send + 'static> Sink for Story<W> {
     fn write(&mut self, _: Timestamp, record: &Record) {
         // A closed terminal must not stop mail.
-        let _ = writeln!(self.0, "{}", line(record));
+        let (session, id) = (record.session.map(|s| s.to_string()), record.id.map(|id| id.to_string()));
+        let (session, id) = (session.as_deref(), id.as_deref());
+        let _ = writeln!(self.0, "{}", line(&Told { event: record.event, session, id, fields: &record.fields }));
     }
 }
 
-/// One event as a line.
-pub fn line(record: &Record) -> String {
-    let field = |name: &str| match record.fields.get(name) {
+/// An event, from the gateway itself or from its log.
+pub struct Told<'a> {
+    pub event: &'a str,
+    pub session: Option<&'a str>,
+    pub id: Option<&'a str>,
+    pub fields: &'a Map<String, Value>,
+}
+
+/// One event as a line, without its time.
+pub fn line(told: &Told<'_>) -> String {
+    let field = |name: &str| match told.fields.get(name) {
         Some(Value::String(text)) => printable(text),
-        Some(value) => value.to_string(),
+        Some(value) => printable(&value.to_string()),
         None => String::new(),
     };
-    let time = |name: &str| record.fields.get(name).and_then(Value::as_u64).map_or_else(String::new, micros);
-    let who = record.session.map_or_else(|| "        ".to_owned(), |session| format!("{:<8}", session.to_string()));
-    let what = match record.event {
+    let time = |name: &str| told.fields.get(name).and_then(Value::as_u64).map_or_else(String::new, micros);
+    let id = printable(told.id.unwrap_or_default());
+    let who = format!("{:<8}", printable(told.session.unwrap_or_default()));
+    let what = match told.event {
         "connect" => format!("── connection from {} to listener {}", field("client"), field("listener")),
         "helo" => format!("   says it is {}", field("name")),
         "login" => format!("   logged in as {}", field("login")),
-        "mail" => format!("   {} from <{}>", id(record), field("sender")),
+        "mail" => format!("   {} from <{}>", id, field("sender")),
         "plugin" => {
             let reply = Some(field("reply")).filter(|reply| !reply.is_empty());
             let failure = Some(field("failure")).filter(|failure| !failure.is_empty());
@@ -53,33 +65,25 @@ pub fn line(record: &Record) -> String {
         "discarded" => "   dropped, as a plugin wished".to_owned(),
         "disconnect" => format!("── {}", field("end")),
         "plugin-log" => format!("     {} says: {}", field("plugin"), field("text")),
-        "rcpt" => format!("   {} to <{}>: {}", id(record), field("recipient"), field("verdict")),
-        "queued" => format!("   {} on disk, queued for {}", id(record), field("to")),
+        "rcpt" => format!("   {} to <{}>: {}", id, field("recipient"), field("verdict")),
+        "queued" => format!("   {} on disk, queued for {}", id, field("to")),
         "attempt" => {
-            format!("   {} delivery by {}: {} in {}", id(record), field("route"), field("result"), time("took_us"))
+            format!("   {} delivery by {}: {} in {}", id, field("route"), field("result"), time("took_us"))
         }
         "delivered" | "deferred" | "failed" | "expired" => {
-            format!("   {} {} to {}: {}", id(record), record.event, field("to"), field("reply"))
+            format!("   {} {} to {}: {}", id, told.event, field("to"), field("reply"))
         }
         other => {
-            let fields: Vec<_> = record.fields.keys().map(|name| format!("{name}={}", field(name))).collect();
-            format!("   {} {other}: {}", id(record), fields.join(" "))
+            let told = told.fields.keys().filter(|name| !matches!(name.as_str(), "time" | "event" | "session" | "id"));
+            let fields: Vec<_> = told.map(|name| format!("{}={}", printable(name), field(name))).collect();
+            format!("   {id} {}: {}", printable(other), fields.join(" "))
         }
     };
     format!("{who} {what}")
 }
 
-fn id(record: &Record) -> String {
-    record.id.map_or_else(String::new, |id| id.to_string())
-}
-
 fn micros(value: u64) -> String {
     if value < 10_000 { format!("{value} µs") } else { format!("{} ms", value / 1000) }
-}
-
-/// What a client says must not move the cursor of the person who reads.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -88,7 +92,12 @@ mod tests {
 
     #[test]
     fn nothing_from_outside_controls_the_terminal() {
-        let line = line(&Record::new("helo").text("name", "a\u{1b}[2J\r\nb"));
-        assert!(!line.chars().any(char::is_control), "{line:?}");
+        let mut record = Record::new("helo").text("name", "a\u{1b}[2J\r\nb");
+        record.fields.insert("\u{9b}".to_owned(), Value::from("x"));
+        for event in ["helo", "\u{1b}c"] {
+            let told = Told { event, session: Some("s\u{7f}"), id: Some("\n"), fields: &record.fields };
+            let line = line(&told);
+            assert!(!line.chars().any(char::is_control), "{line:?}");
+        }
     }
 }

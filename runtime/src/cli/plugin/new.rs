@@ -47,7 +47,7 @@ pub enum Language {
 
 pub(super) fn run(arguments: &Arguments, context: &Context<'_>, streams: &mut Streams<'_>) -> Result<u8, CliError> {
     let Arguments { name, language, directory, sdk } = arguments;
-    check_name(name).map_err(CliError::Wrong)?;
+    check_name(name).map_err(CliError::Usage)?;
     let sdk = sdk.as_deref().map(checkout).transpose()?;
     let folder = directory.join(name);
     let files = match language {
@@ -158,10 +158,10 @@ const RESERVED: [&str; 63] = [
 /// The checkout's own path, which holds the SDK.
 fn checkout(directory: &Path) -> Result<PathBuf, CliError> {
     let shown = directory.display();
-    let found = directory.canonicalize().map_err(|error| CliError::Wrong(format!("{shown}: {error}")))?;
+    let found = directory.canonicalize().map_err(|error| CliError::Usage(format!("{shown}: {error}")))?;
     match found.join("sdk/rust/Cargo.toml").is_file() && found.join("wit/world.wit").is_file() {
         true => Ok(found),
-        false => Err(CliError::Wrong(format!("{shown} is no checkout of Postern: sdk/rust and wit are not there"))),
+        false => Err(CliError::Usage(format!("{shown} is no checkout of Postern: sdk/rust and wit are not there"))),
     }
 }
 
@@ -195,7 +195,7 @@ fn rust_project(name: &str, sdk: Option<&Path>) -> Result<Vec<ProjectFile>, CliE
 /// There is no SDK in JavaScript: the contract is enough for componentize-js.
 fn js_project(name: &str, sdk: Option<&Path>) -> Result<Vec<ProjectFile>, CliError> {
     if sdk.is_some() {
-        return Err(CliError::Wrong("--sdk is for Rust: a project in JavaScript has the contract alone".to_owned()));
+        return Err(CliError::Usage("--sdk is for Rust: a project in JavaScript has the contract alone".to_owned()));
     }
     let mut files = from_template(embedded::JS_TEMPLATE, name, None)?;
     let contract = Path::new("wit/deps/postern");
@@ -211,7 +211,7 @@ fn from_template(template: &[(&str, &str)], name: &str, sdk: Option<&Path>) -> R
             // It is put between quotes of TOML, of JSON and of the shell.
             let plain =
                 |path: &&str| !path.contains(['"', '\'', '\\', '$', '`']) && !path.chars().any(char::is_control);
-            let strange = || CliError::Wrong("the path of --sdk has quotes or other special characters".to_owned());
+            let strange = || CliError::Usage("the path of --sdk has quotes or other special characters".to_owned());
             Some(path.to_str().filter(plain).ok_or_else(strange)?)
         }
     };

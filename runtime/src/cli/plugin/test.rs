@@ -151,16 +151,16 @@ fn prepare(arguments: &Arguments, compiler: Compiler) -> Result<Rehearsal, CliEr
     let message = arguments.eml.as_deref().map(|path| read(path, MAX_MAIL)).transpose()?;
     let script = match (&arguments.session, &message) {
         (Some(path), _) => {
-            Script::parse(&text(path)?).map_err(|error| CliError::Wrong(format!("{}: {error}", path.display())))?
+            Script::parse(&text(path)?).map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))?
         }
         (None, Some(message)) => send(message).map_err(|error| in_file(arguments.eml.as_deref(), error))?,
-        (None, None) => return Err(CliError::Wrong("give a --session, or a mail with --eml, or both".to_owned())),
+        (None, None) => return Err(CliError::Usage("give a --session, or a mail with --eml, or both".to_owned())),
     };
     match (script.wants_message(), &message) {
-        (true, None) => return Err(CliError::Wrong("the session says `@ eml`: give the mail with --eml".to_owned())),
+        (true, None) => return Err(CliError::Usage("the session says `@ eml`: give the mail with --eml".to_owned())),
         (false, Some(_)) => {
             let problem = "the session does not send the mail of --eml: write `@ eml` where it comes, after DATA";
-            return Err(CliError::Wrong(problem.to_owned()));
+            return Err(CliError::Usage(problem.to_owned()));
         }
         _ => {}
     }
@@ -189,7 +189,7 @@ fn plugin(arguments: &Arguments, source: Arc<[u8]>) -> Result<PluginSettings, Cl
         (name.clone(), Source::File { path: path.clone(), format })
     }));
     if let Some((table, error)) = tables.failures().next() {
-        return Err(CliError::Wrong(format!("table {table}: {error}")));
+        return Err(CliError::Usage(format!("table {table}: {error}")));
     }
     Ok(PluginSettings {
         name: arguments.name.clone().unwrap_or_else(|| name_of(&arguments.file)).into(),
@@ -243,7 +243,7 @@ fn name_of(file: &Path) -> String {
 }
 
 fn in_file(path: Option<&Path>, error: String) -> CliError {
-    CliError::Wrong(path.map_or_else(|| error.clone(), |path| format!("{}: {error}", path.display())))
+    CliError::Usage(path.map_or_else(|| error.clone(), |path| format!("{}: {error}", path.display())))
 }
 
 fn read(path: &Path, max: u64) -> Result<Vec<u8>, CliError> {

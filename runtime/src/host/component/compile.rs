@@ -53,6 +53,12 @@ pub enum CompileError {
 }
 
 impl Compiler {
+    /// A child of this very program. Not by its name: after an upgrade that is another program, whose code is none for us.
+    pub fn this_program() -> Self {
+        let program = PathBuf::from("/proc/self/exe");
+        if program.exists() { Self::Child { program } } else { Self::InProcess }
+    }
+
     /// Compiled code, for an engine with the same compile settings.
     pub async fn compile(&self, source: Arc<[u8]>) -> Result<Vec<u8>, CompileError> {
         match self {

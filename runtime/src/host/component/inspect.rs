@@ -332,7 +332,7 @@ mod tests {
         assert!(text(b"\x7fELF\x02\x01\x01\0").contains("precompiled code"));
         assert!(text(b"hello").contains("not WebAssembly"));
         assert!(text(&vec![0; super::super::MAX_SOURCE + 1]).contains("more than a plugin may have"));
-        assert!(text(b"\0asm\x0d\0\x01\0\xff\xff\xff").contains("can't be read"));
+        assert!(text(b"\0asm\x0d\0\x01\0\xff\xff\xff").contains("damaged, or cut off"));
         let told = |source: &str| inspect(&wat::parse_str(source).unwrap()).unwrap().differences;
         assert!(told("(component)")[0].contains("it exports no stage"));
         let mut resolve = Resolve::default();

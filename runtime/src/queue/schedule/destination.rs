@@ -85,6 +85,11 @@ impl Destination {
         }
     }
 
+    /// Messages that stand in its lines.
+    pub fn ready(&self) -> usize {
+        self.lines.values().chain(self.parked.values()).map(BTreeMap::len).sum()
+    }
+
     /// The tenant has room again.
     pub fn unpark(&mut self, tenant: &Tenant) {
         if let Some(line) = self.parked.remove(tenant) {

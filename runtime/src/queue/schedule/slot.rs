@@ -118,7 +118,7 @@ impl Slot {
             life: Life::new(clock.offset(state.revived.unwrap_or(accepted.arrival)), state.observed, clock.now()),
             attempts: state.attempts,
             kind: accepted.kind,
-            prepared: accepted.prepared,
+            prepared: accepted.prepared || state.prepared,
             warned: state.delay_warned || accepted.envelope.reverse_path.is_null(),
             reason: reason.map(|reason| reason.as_str().into()),
             last_word: state.last_word(),

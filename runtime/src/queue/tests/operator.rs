@@ -11,7 +11,7 @@ async fn waiting(bench: &Bench) -> MessageId {
 }
 
 async fn only(bench: &Bench) -> super::super::Summary {
-    let mut list = bench.queue.list(&Filter::default()).await.unwrap();
+    let mut list = bench.queue.list(&Filter::default()).await.unwrap().messages;
     assert_eq!(list.len(), 1);
     list.remove(0)
 }
@@ -68,11 +68,11 @@ async fn mail_for_a_destination_that_is_down_is_listed_as_waiting_for_it() {
     bench.pass(10).await;
     assert!(bench.hop.times("c@example.org").is_empty());
     let of = |state| Filter { state: Some(state), ..Filter::default() };
-    let waiting = bench.queue.list(&of(Standing::Waiting)).await.unwrap();
+    let waiting = bench.queue.list(&of(Standing::Waiting)).await.unwrap().messages;
     assert_eq!((waiting.len(), waiting[1].id, waiting[1].state), (2, second, Standing::Waiting));
     let next = waiting[1].next_attempt.unwrap().duration_since(bench.queue.now());
     assert_eq!(next.as_secs(), 40);
-    assert!(bench.queue.list(&of(Standing::Ready)).await.unwrap().is_empty());
+    assert!(bench.queue.list(&of(Standing::Ready)).await.unwrap().messages.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -133,7 +133,7 @@ async fn quarantine_is_listed_shown_released_and_ends() {
     bench.pass(DAY).await;
     assert!(bench.hop.sent().is_empty());
     let quarantine = Filter { state: Some(Standing::Quarantined), ..Filter::default() };
-    assert_eq!(bench.queue.list(&quarantine).await.unwrap().len(), 2);
+    assert_eq!(bench.queue.list(&quarantine).await.unwrap().messages.len(), 2);
     let detail = bench.queue.show(kept).await.unwrap();
     assert_eq!(detail.progress.quarantined.unwrap().reason, "spam");
     assert_eq!(detail.header, ["Message-ID: <1@example.com>", "Subject: hello"]);
@@ -235,9 +235,14 @@ async fn filters_select() {
         (Filter { recipient: some("x@example.org"), ..Filter::default() }, vec![]),
         (Filter { destination: some("mx:example.net"), ..Filter::default() }, vec![second]),
         (Filter { older_than: Some(60), ..Filter::default() }, vec![first]),
+        (Filter { domain: some("EXAMPLE.org"), ..Filter::default() }, vec![first]),
+        (Filter { domain: some("example.org"), recipient: some("d@example.net"), ..Filter::default() }, vec![]),
+        (Filter { error: some("NOT NOW"), ..Filter::default() }, vec![first, second]),
+        (Filter { error: some("no such user"), ..Filter::default() }, vec![]),
+        (Filter { until: Some(first), ..Filter::default() }, vec![first]),
         (Filter { state: Some(Standing::Held), ..Filter::default() }, vec![]),
     ] {
-        let found: Vec<_> = bench.queue.list(&filter).await.unwrap().into_iter().map(|s| s.id).collect();
+        let found: Vec<_> = bench.queue.list(&filter).await.unwrap().messages.into_iter().map(|s| s.id).collect();
         assert_eq!(found, expected, "{filter:?}");
     }
     let gone = MessageId::next();
@@ -270,7 +275,7 @@ async fn a_long_queue_is_listed_page_by_page_and_flushed_whole() {
     bench.pass(1).await;
     let page = async |after, limit| {
         let filter = Filter { after, limit: Some(limit), ..Filter::default() };
-        bench.queue.list(&filter).await.unwrap().into_iter().map(|summary| summary.id).collect::<Vec<_>>()
+        bench.queue.list(&filter).await.unwrap().messages.into_iter().map(|summary| summary.id).collect::<Vec<_>>()
     };
     let mut listed = Vec::new();
     loop {
@@ -283,13 +288,72 @@ async fn a_long_queue_is_listed_page_by_page_and_flushed_whole() {
     assert_eq!(listed, ids);
     assert_eq!(page(Some(ids[9]), 3).await, ids[10..13]);
     let named = Filter { ids: ids[..9].to_vec(), after: Some(ids[4]), ..Filter::default() };
-    assert_eq!(bench.queue.list(&named).await.unwrap().len(), 4);
+    assert_eq!(bench.queue.list(&named).await.unwrap().messages.len(), 4);
     let late = Filter { tenant: Some("acme".into()), limit: Some(1), ..Filter::default() };
-    assert_eq!(bench.queue.list(&late).await.unwrap()[0].id, ids[2000]);
+    assert_eq!(bench.queue.list(&late).await.unwrap().messages[0].id, ids[2000]);
     bench.hop.answer(|_| delivered());
     assert_eq!(bench.queue.flush(&Filter::default()).await.unwrap().changed, ids);
     bench.pass(1).await;
     assert!(bench.spool.ids().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verb_goes_step_by_step_and_not_after_what_comes_in_meanwhile() {
+    let bench = Bench::new();
+    bench.hop.answer(|_| deferred());
+    let mails: Vec<_> = (0..700).map(|_| mail(&bench.queue, "a@example.com", &["b@example.org"])).collect();
+    let ids: Vec<_> = mails.iter().map(|mail| mail.id).collect();
+    bench.queue.accept(mails).await.unwrap();
+    bench.pass(1).await;
+    let until = bench.queue.latest();
+    assert_eq!(until, ids.last().copied());
+    let late = bench.accept(mail(&bench.queue, "a@example.com", &["b@example.org"])).await;
+    bench.pass(1).await;
+    let (mut deleted, mut after, mut steps) = (Vec::new(), None, 0);
+    loop {
+        let step = Filter { after, until, limit: Some(300), ..Filter::default() };
+        let changed = bench.queue.delete(&step).await.unwrap();
+        assert!(changed.changed.len() <= 300);
+        deleted.extend(changed.changed);
+        (after, steps) = (changed.next, steps + 1);
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!((deleted, steps), (ids, 3));
+    assert_eq!(only(&bench).await.id, late);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_verb_is_not_for_is_named() {
+    let bench = Bench::new();
+    let id = waiting(&bench).await;
+    assert_eq!(bench.queue.release(&Filter::id(id)).await.unwrap().unfit, [id]);
+    bench.queue.hold(&Filter::id(id), "x").await.unwrap();
+    assert_eq!(bench.queue.hold(&Filter::id(id), "x").await.unwrap().unfit, [id]);
+    assert_eq!(bench.queue.flush(&Filter::id(id)).await.unwrap().unfit, [id]);
+    bench.spool.damage(id);
+    let changed = bench.queue.release(&Filter::id(id)).await.unwrap();
+    assert_eq!((changed.unreadable, changed.changed), (vec![id], vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_overview_counts_as_the_list_does() {
+    let bench = Bench::new();
+    bench.hop.report(down);
+    bench.accept(mail(&bench.queue, "a@example.com", &["b@example.org"])).await;
+    bench.pass(10).await;
+    bench.accept(mail(&bench.queue, "a@example.com", &["c@example.org"])).await;
+    let held = bench.accept(mail(&bench.queue, "a@example.com", &["d@example.net"])).await;
+    bench.pass(10).await;
+    bench.queue.hold(&Filter::id(held), "x").await.unwrap();
+    let overview = bench.queue.overview(1);
+    let counts = overview.counts.map(|(_, count)| count);
+    assert_eq!(counts, [0, 2, 0, 1, 0]);
+    assert_eq!((overview.oldest.as_secs(), overview.down_total), (20, 2));
+    let down = &overview.down[..];
+    assert_eq!((down.len(), down[0].destination.as_str(), down[0].messages), (1, "mx:example.org", 2));
+    assert_eq!((down[0].failures, down[0].reply.as_str()), (1, "451 4.4.1 no answer from any host"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -342,6 +406,6 @@ async fn g5_verbs_that_race_with_deliveries_lose_and_repeat_nothing() {
     to.sort();
     to.dedup();
     assert_eq!((to.len(), bench.hop.sent().len()), (MAILS, MAILS));
-    assert!(bench.queue.list(&Filter::default()).await.unwrap().is_empty());
+    assert!(bench.queue.list(&Filter::default()).await.unwrap().messages.is_empty());
     assert!(bench.spool.ids().is_empty());
 }

@@ -9,7 +9,7 @@ use crate::smtp::{Enhanced, Reply};
 fn edited(mut mail: crate::mail::Mail, number: usize) -> Prepared {
     let field = Field::new("X-Number", &number.to_string()).unwrap();
     mail.message.as_mut().unwrap().header.prepend(field);
-    Prepared { verdict: Verdict::Next, mail, judged: true }
+    Prepared { verdict: Verdict::Next, mail, judged: true, edited: true }
 }
 
 #[tokio::test(start_paused = true)]
@@ -67,7 +67,7 @@ async fn edits_of_the_envelope_count() {
         mail.envelope.recipients.push(Recipient::new(Mailbox::parse("added@example.net").unwrap()));
         mail.envelope.reverse_path = ReversePath(Some(Mailbox::parse("srs@example.com").unwrap()));
         mail.tags.push("seen".to_owned());
-        Prepared { verdict: Verdict::Accept, mail, judged: true }
+        Prepared { verdict: Verdict::Accept, mail, judged: true, edited: true }
     });
     bench.accept(mail(&bench.queue, "a@example.com", &["b@example.org"])).await;
     bench.pass(1).await;
@@ -83,13 +83,30 @@ async fn a_route_that_a_plugin_chose_stays() {
     let bench = Bench::new();
     bench.plan.judge(|mut mail| {
         mail.route = Some(Route::SmartHost("chosen".into()));
-        Prepared { verdict: Verdict::Next, mail, judged: true }
+        Prepared { verdict: Verdict::Next, mail, judged: true, edited: true }
     });
     bench.hop.answer(|_| deferred());
     bench.accept(mail(&bench.queue, "a@example.com", &["b@example.org"])).await;
     bench.pass(HOUR).await;
     assert!(bench.hop.sent().len() > 3);
     assert!(bench.hop.sent().iter().all(|sent| sent.route == "smart-host:chosen"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_without_edits_costs_no_sync_and_is_known_after_a_restart() {
+    let bench = Bench::new();
+    bench.plan.verdict(Verdict::Next);
+    bench.hop.answer(|_| deferred());
+    bench.accept(mail(&bench.queue, "a@example.com", &["b@example.org"])).await;
+    bench.pass(1).await;
+    assert_eq!(bench.hop.sent().len(), 1);
+    assert_eq!(bench.spool.commits(), 2, "that it was taken, and that it was deferred");
+    bench.running.abort();
+    let again = Bench::with(settings(), bench.spool.after_crash(), bench.hop.clone(), bench.plan.clone());
+    again.hop.answer(|_| delivered());
+    again.pass(HOUR).await;
+    assert_eq!(again.hop.sent().len(), 2);
+    assert_eq!(again.plan.asked().len(), 1);
 }
 
 const ROUTED: [&str; 3] = ["b@example.org", "c@example.org", "d@example.org"];
@@ -124,7 +141,7 @@ async fn r54_recipients_with_routes_of_their_own_become_messages_of_their_own() 
     };
     assert_eq!(ways(&bench.hop), expected(["one", "tenant", "two"]));
     assert_eq!(bench.plan.asked(), [ROUTED.map(str::to_owned)], "one question for all three");
-    let list = bench.queue.list(&Filter::default()).await.unwrap();
+    let list = bench.queue.list(&Filter::default()).await.unwrap().messages;
     assert_eq!(list.len(), 3);
     assert!(list.iter().any(|summary| summary.id == id && summary.recipient == "b@example.org"));
     for summary in list {
@@ -206,7 +223,7 @@ async fn verdicts() {
         bench.pass(10).await;
         let to: Vec<_> = bench.hop.sent().into_iter().flat_map(|sent| sent.to).collect();
         assert_eq!(to, delivered_to, "{verdict:?} {authenticated}");
-        let list = bench.queue.list(&Filter::default()).await.unwrap();
+        let list = bench.queue.list(&Filter::default()).await.unwrap().messages;
         assert_eq!(list.first().map(|summary| summary.state), kept, "{verdict:?} {authenticated}");
         assert_eq!(bench.spool.ids().len(), list.len(), "{verdict:?}");
     }

@@ -37,7 +37,7 @@ fn plan() -> Arc<Plan> {
     plan.judge(move |mut mail| {
         number += 1;
         mail.message.as_mut().unwrap().header.prepend(Field::new("X-Number", &number.to_string()).unwrap());
-        Prepared { verdict: Verdict::Next, mail, judged: true }
+        Prepared { verdict: Verdict::Next, mail, judged: true, edited: true }
     });
     plan.send("ok@two.example", Route::SmartHost("two".into()));
     plan.send("bad@two.example", Route::SmartHost("two".into()));

@@ -138,7 +138,7 @@ pub(in crate::queue) struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        let judge: Judge = Box::new(|mail| Prepared { verdict: Verdict::Next, mail, judged: false });
+        let judge: Judge = Box::new(|mail| Prepared { verdict: Verdict::Next, mail, judged: false, edited: false });
         Self { judge: Mutex::new(judge), destinations: Mutex::default(), asked: Mutex::default() }
     }
 }
@@ -150,7 +150,7 @@ impl Plan {
 
     /// A verdict without edits.
     pub(in crate::queue) fn verdict(&self, verdict: Verdict) {
-        self.judge(move |mail| Prepared { verdict: verdict.clone(), mail, judged: true });
+        self.judge(move |mail| Prepared { verdict: verdict.clone(), mail, judged: true, edited: false });
     }
 
     /// Where mail for an address goes.

@@ -51,6 +51,9 @@ pub struct Change {
     pub source: Option<Arc<[u8]>>,
 }
 
+/// What is mounted, and the octets of its file, if it was read.
+type Fresh = (Arc<Mounted>, Option<Arc<[u8]>>);
+
 /// By scope and name.
 #[derive(Clone, Default)]
 pub struct Rack {
@@ -106,7 +109,7 @@ impl Rack {
         effective: &Effective,
         key: &Key,
         plugin: &Arc<settings::Plugin>,
-    ) -> Result<(Arc<Mounted>, Option<Arc<[u8]>>), PluginError> {
+    ) -> Result<Fresh, PluginError> {
         if let Some((reason, version)) = effective.broken.get(key) {
             return Ok((Arc::new(Mounted::broken(reason, &version.digest, version.stages())), None));
         }
@@ -234,11 +237,7 @@ fn to_load(settings: &settings::Settings, also: Option<&Key>) -> Vec<Arc<setting
 
 /// What was installed and can't be loaded when the gateway starts does not keep the others from being asked; what the
 /// config names is an error, as any other of the config's.
-fn broken(
-    effective: &Effective,
-    key: &Key,
-    error: PluginError,
-) -> Result<(Arc<Mounted>, Option<Arc<[u8]>>), PluginError> {
+fn broken(effective: &Effective, key: &Key, error: PluginError) -> Result<Fresh, PluginError> {
     let Some(version) = effective.pinned.get(key) else { return Err(error) };
     tracing::error!(scope = %key.0, "{error}; its failure policy speaks until another version is there");
     Ok((Arc::new(Mounted::broken(&error.to_string(), &version.digest, version.stages())), None))

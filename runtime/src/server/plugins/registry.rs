@@ -41,6 +41,13 @@ impl Registry {
         Ok((registry, record))
     }
 
+    /// What is there, changing nothing: beside a gateway that runs.
+    pub fn look(directory: PathBuf) -> Result<(Self, Record), RegistryError> {
+        let registry = Self { directory };
+        let record = registry.read()?;
+        Ok((registry, record))
+    }
+
     fn record_path(&self) -> PathBuf {
         self.directory.join("installed.json")
     }

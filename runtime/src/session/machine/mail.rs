@@ -111,7 +111,14 @@ impl Machine {
             return self.one_too_many(&Reply::too_many_recipients());
         }
         match self.relay(&path) {
-            Relay::Denied => self.complain(Reply::relay_denied()),
+            Relay::Denied => {
+                // No plugin has seen it, and someone will ask what became of mail for this address.
+                if let ForwardPath::Mailbox(mailbox) = &path {
+                    let record = self.record("rcpt").text("recipient", mailbox).text("verdict", "reject");
+                    self.gateway.clerk.log.emit(record);
+                }
+                self.complain(Reply::relay_denied())
+            }
             Relay::Administrators => self.take_for_administrators(),
             Relay::Outbound => self.judge_rcpt(path, parameters, None),
             Relay::Tenant(tenant) => self.judge_rcpt(path, parameters, Some(tenant)),

@@ -180,9 +180,13 @@ impl Machine {
         }
         message.header.prepend(received(&facts, &transaction.mail.envelope, id, &self.settings.host_name, now));
         let size = message.len();
+        let message_id = message.header.message_id();
         Arc::make_mut(&mut transaction.mail).message = Some(message);
         let (nobody, postmaster) = (transaction.mail.envelope.recipients.is_empty(), transaction.only_postmaster());
-        let record = self.record("message").number("size", size);
+        let mut record = self.record("message").number("size", size);
+        if let Some(message_id) = message_id {
+            record = record.text("message_id", message_id);
+        }
         self.gateway.clerk.log.emit(record);
         match (nobody, postmaster) {
             (true, _) => self.drop_message(),

@@ -1,0 +1,182 @@
+"""The servers that are compared: each starts in a directory of its own and relays example.com to the sink."""
+
+import os
+import pwd
+import shutil
+import socket
+import string
+import subprocess
+import tomllib
+from pathlib import Path
+
+import machine
+import processes
+
+BENCHES = Path(__file__).resolve().parent.parent
+LOCALSERVE = BENCHES.parent / "runtime/src/config/localserve.toml"
+
+
+class NotReady(Exception):
+    """Something that the comparison needs is not there; the text says what to do."""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def is_up(port):
+    """True when a 220 comes."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 2) as client:
+            client.settimeout(5)
+            ready = client.recv(512).startswith(b"220")
+            client.sendall(b"QUIT\r\n")
+            client.recv(512)
+            return ready
+    except OSError:
+        return False
+
+
+def filled(path, **values):
+    """A committed config with its ${names} put in."""
+    return string.Template(path.read_text()).substitute(values)
+
+
+class Server:
+    """`pid` is the root of its processes while it runs."""
+
+    name = ""
+    durability = ""
+
+    def __init__(self, scratch):
+        self.directory = Path(scratch) / self.name.lower()
+        self.port = free_port()
+        self.process = None
+        self.pid = None
+
+    def start(self, sink_port):
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.directory.mkdir(parents=True)
+        command = self.prepare(sink_port)
+        # What it says goes to a file: a pipe that nobody reads would stop it.
+        with open(self.directory / "output", "wb") as output:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self.directory,
+                start_new_session=True,
+            )
+        try:
+            processes.wait_until(self.is_up, 30, f"{self.name} does not answer")
+            self.pid = self.root()
+        except BaseException as error:
+            self.stop()
+            if isinstance(error, TimeoutError):
+                raise NotReady(f"{error}:\n{self.output()}") from error
+            raise
+
+    def is_up(self):
+        if self.process.poll() is not None:
+            raise NotReady(f"{self.name} has ended:\n{self.output()}")
+        return is_up(self.port)
+
+    def stop(self):
+        if self.process:
+            processes.end(self.process, self.root())
+            self.process = None
+
+    def root(self):
+        return self.process.pid
+
+    def output(self):
+        return (self.directory / "output").read_text(errors="replace")[-2000:]
+
+
+class Postern(Server):
+    name = "Postern"
+    durability = "one fdatasync for all mails that wait, before their 250"
+
+    def __init__(self, scratch, program):
+        super().__init__(scratch)
+        self.program = str(Path(program).resolve())
+        if not os.access(self.program, os.X_OK):
+            raise NotReady(f"There is no {program}. `make bench` builds it.")
+        check_chain()
+
+    @property
+    def config(self):
+        return self.directory / "postern.toml"
+
+    def prepare(self, sink_port):
+        (self.directory / "spool").mkdir()
+        self.config.write_text(filled(BENCHES / "postern.toml", port=self.port, sink=sink_port))
+        return [self.program, "--config", str(self.config), "serve"]
+
+    def ask(self, *arguments):
+        """Runs `postern …` against this gateway; what it prints."""
+        command = [self.program, "--config", str(self.config), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(arguments)}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def version(self):
+        return machine.output_of(self.program, "--version")
+
+
+def check_chain():
+    """The chain measured is the chain that is on by default, also when somebody adds to that."""
+
+    def chain(text):
+        config = tomllib.loads(text)
+        plugins = {plugin["name"]: plugin["source"] for plugin in config["plugin"]}
+        return plugins, config["chain"]["platform"]
+
+    default, measured = chain(LOCALSERVE.read_text()), chain(filled(BENCHES / "postern.toml", port=1, sink=1))
+    if default != measured:
+        raise NotReady(f"benches/postern.toml has the plugins {measured}, the default is {default}: make them equal.")
+
+
+class Postfix(Server):
+    name = "Postfix"
+    durability = "one fsync for each mail's file, before its 250"
+
+    def __init__(self, scratch):
+        super().__init__(scratch)
+        if os.geteuid() != 0:
+            raise NotReady("Postfix starts only as root: sudo make bench. SERVERS=postern measures without it.")
+        self.postfix = shutil.which("postfix", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+    def prepare(self, sink_port):
+        config, queue, data = (self.directory / name for name in ("config", "queue", "data"))
+        for directory in (config, queue, data):
+            directory.mkdir()
+        os.chown(data, pwd.getpwnam("postfix").pw_uid, -1)
+        values = {
+            "directory": self.directory,
+            "commands": Path(self.postfix).parent,
+            "daemons": self.setting("daemon_directory"),
+            "port": self.port,
+            "sink": sink_port,
+        }
+        for name in ("main.cf", "master.cf"):
+            (config / name).write_text(filled(BENCHES / "postfix" / name, **values))
+        return [self.postfix, "-c", str(config), "start-fg"]
+
+    def root(self):
+        """The master; what was started only waits for it."""
+        try:
+            return int((self.directory / "queue/pid/master.pid").read_text())
+        except (OSError, ValueError):
+            return self.process.pid
+
+    def setting(self, name):
+        """As this Postfix was built, whatever its own main.cf says."""
+        return machine.output_of("postconf", "-d", "-h", name)
+
+    def version(self):
+        return f"Postfix {self.setting('mail_version')}"

@@ -1,0 +1,205 @@
+"""One measurement: so many mails from a source through a server to the sink, and what it cost."""
+
+import json
+import os
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
+
+import processes
+import servers
+
+#: Between two looks at the sink's counter.
+STEP = 0.002
+#: A run that is not over by then has failed.
+PATIENCE = 60.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A kind of work."""
+
+    size: int
+    sessions: int
+    #: A connection for each mail.
+    reconnect: bool = False
+
+    @property
+    def name(self):
+        size = f"{self.size >> 20} MiB" if self.size >= 1 << 20 else f"{self.size >> 10} KiB"
+        sessions = "1 session" if self.sessions == 1 else f"{self.sessions} sessions"
+        return f"{size}, {sessions}" + (", one mail a connection" if self.reconnect else "")
+
+
+@dataclass
+class Row:
+    """What one run gave."""
+
+    cell: str
+    server: str
+    round: int
+    mails: int
+    #: Until the last one was at the sink, and until the source had its last reply.
+    seconds: float
+    accepted_seconds: float
+    cpu_seconds: float
+    source_cpu_seconds: float
+    sink_cpu_seconds: float
+    #: Cores busy with something that is not ours.
+    other_cores: float
+    pss_mib: float
+    rss_mib: float
+    trouble: str = ""
+
+    @property
+    def rate(self):
+        return self.mails / self.seconds
+
+    @property
+    def cpu_ms(self):
+        """For one mail."""
+        return self.cpu_seconds / self.mails * 1000
+
+
+class Failed(Exception):
+    pass
+
+
+class Sink:
+    """smtp-sink, whose counter is read from its output."""
+
+    def __init__(self):
+        self.port = servers.free_port()
+        self.process = None
+        #: Since it started.
+        self.mails = 0
+
+    def start(self):
+        unprivileged = ["-u", "nobody"] if os.geteuid() == 0 else []
+        command = ["smtp-sink", *unprivileged, "-c", "-m", "2000", f"127.0.0.1:{self.port}", "2000"]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pipesize=1 << 20
+        )
+        threading.Thread(target=self._follow, daemon=True).start()
+        processes.wait_until(lambda: servers.is_up(self.port), 10, "smtp-sink does not answer")
+
+    def stop(self):
+        if self.process:
+            processes.end(self.process)
+
+    def _follow(self):
+        """Its output is "sess=… quit=… mesg=…" and a CR, anew for each change; it must never wait for a reader."""
+        rest = b""
+        while octets := os.read(self.process.stdout.fileno(), 1 << 18):
+            whole, separator, rest = (rest + octets).rpartition(b"\r")
+            if separator:
+                self.mails = int(whole.rpartition(b"mesg=")[2])
+            # Not woken for each mail: that would take CPU time from what is measured.
+            time.sleep(STEP)
+
+    def wait_for(self, mails, seconds):
+        try:
+            processes.wait_until(lambda: self.mails >= mails, seconds, "mails are missing")
+            return True
+        except TimeoutError:
+            return False
+
+
+def smtp_source(port, cell, mails):
+    """The command that sends so many mails."""
+    keep = [] if cell.reconnect else ["-d"]
+    amounts = ["-m", str(mails), "-s", str(min(cell.sessions, mails)), "-l", str(cell.size)]
+    addresses = ["-M", "client.example.org", "-f", "sender@example.org", "-t", "user@example.com"]
+    return ["smtp-source", *keep, *amounts, *addresses, f"127.0.0.1:{port}"]
+
+
+@dataclass
+class Source:
+    """A started smtp-source."""
+
+    command: list
+    process: subprocess.Popen = field(init=False)
+    cpu_seconds: float = 0.0
+    status: int | None = None
+
+    def __post_init__(self):
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+
+    def has_ended(self):
+        if self.status is None:
+            pid, status, usage = os.wait4(self.process.pid, os.WNOHANG)
+            if pid:
+                self.status = self.process.returncode = os.waitstatus_to_exitcode(status)
+                self.cpu_seconds = usage.ru_utime + usage.ru_stime
+        return self.status is not None
+
+
+def measure(cell, server, sink, mails, number):
+    """Sends the mails through a running server, or straight to the sink when `server` is None."""
+    root, port, name = (server.pid, server.port, server.name) if server else (None, sink.port, "alone")
+    target = sink.mails + mails
+    cpu = processes.cpu_seconds(root) if root else 0.0
+    sink_cpu, busy = processes.cpu_seconds(sink.process.pid), processes.machine_busy_seconds()
+    own = _own_cpu()
+    begun = time.monotonic()
+    source = Source(smtp_source(port, cell, mails))
+    accepted = delivered = None
+    while not (accepted and delivered):
+        now = time.monotonic()
+        if not accepted and source.has_ended():
+            accepted = now
+        if not delivered and sink.mails >= target:
+            delivered = now
+        if now - begun > PATIENCE or (source.status or 0) != 0:
+            processes.end(source.process)
+            came = sink.mails - target + mails
+            raise Failed(f"{name}, {cell.name}: {came} of {mails} mails came; {_words(source)}")
+        time.sleep(STEP)
+    # The server may still have to write down that they are delivered; that is part of their cost.
+    time.sleep(0.3)
+    cpu = processes.cpu_seconds(root) - cpu if root else 0.0
+    sink_cpu = processes.cpu_seconds(sink.process.pid) - sink_cpu
+    elapsed = time.monotonic() - begun
+    others = processes.machine_busy_seconds() - busy - cpu - sink_cpu - source.cpu_seconds - (_own_cpu() - own)
+    proportional, resident = processes.memory_mib(root) if root else (0.0, 0.0)
+    return Row(
+        cell=cell.name,
+        server=name,
+        round=number,
+        mails=mails,
+        seconds=delivered - begun,
+        accepted_seconds=accepted - begun,
+        cpu_seconds=cpu,
+        source_cpu_seconds=source.cpu_seconds,
+        sink_cpu_seconds=sink_cpu,
+        other_cores=max(0.0, others / elapsed),
+        pss_mib=proportional,
+        rss_mib=resident,
+    )
+
+
+def _own_cpu():
+    return sum(os.times()[:2])
+
+
+def _words(source):
+    source.process.stderr.flush()
+    return source.process.stderr.read().decode(errors="replace").strip()[-300:] or f"exit code {source.status}"
+
+
+class Load:
+    """The client that times replies, see load.rs. Without `mails` it goes on until it is stopped."""
+
+    def __init__(self, program, port, sessions, size=4096, mails=None, rate=None):
+        command = [program, f"127.0.0.1:{port}", "--sessions", str(sessions), "--size", str(size)]
+        command += ["--mails", str(mails)] if mails else []
+        command += ["--rate", str(rate)] if rate else []
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def stop(self):
+        """Lets it finish the mails that it has begun; what it saw."""
+        output, _ = self.process.communicate(timeout=PATIENCE)
+        return json.loads(output)
