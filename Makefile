@@ -16,7 +16,7 @@ RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 BENCH = python3 -B benches/harness --postern $(RELEASE)/postern --load $(RELEASE)/load
 BENCH_OPTIONS = $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick) $(if $(SCRATCH),--scratch $(SCRATCH)) $(if $(SERVERS),--servers $(SERVERS)) $(BENCH_FLAGS)
 
-.PHONY: bench bench-build bench-micro bench-swap run test build plugins install uninstall lint test-crash test-monitoring test-peers clean need-rust
+.PHONY: bench bench-build bench-micro bench-swap run test build plugins install uninstall lint test-crash test-js test-monitoring test-peers clean need-rust
 
 run: plugins
 	$(CARGO) run --quiet --package postern -- localserve $(RUN_FLAGS)
@@ -50,6 +50,9 @@ lint: plugins
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- --deny warnings
 	sh -n plugins/build
+	sh -n sdk/toolchain.sh
+	sh -n sdk/templates/rust/build
+	sh -n tests/js/run
 	sh -n runtime/packaging/install
 	sh -n tests/monitoring
 	sh -n tests/peers/install
@@ -58,6 +61,11 @@ lint: plugins
 test-crash: plugins
 	$(CARGO) build --package postern
 	POSTERN_CRASH_ROUNDS=200 $(CARGO) test --package postern-tests --test suite -- crash --nocapture
+
+# The day of a reseller who writes JavaScript: the template's own test, its build, and a rehearsal of what came out.
+test-js: plugins
+	$(CARGO) build --package postern
+	tests/js/run
 
 # Dashboard and alerts, with promtool from Debian's package prometheus, against a gateway that runs.
 test-monitoring: plugins

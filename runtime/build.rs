@@ -1,4 +1,5 @@
-//! Embeds the default plugins, which `plugins/build` has made before.
+//! Embeds the default plugins, which `plugins/build` has made before, and what `postern plugin new` writes: the SDK and
+//! the templates.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -6,7 +7,7 @@ use std::process::ExitCode;
 use std::{env, fs, io};
 
 fn main() -> ExitCode {
-    match embed() {
+    match embed().and_then(|()| embed_sdk()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("\n  {error}\n");
@@ -15,8 +16,11 @@ fn main() -> ExitCode {
     }
 }
 
+fn folder(name: &str) -> io::Result<PathBuf> {
+    env::var_os(name).map(PathBuf::from).ok_or_else(|| io::Error::other("run by cargo only"))
+}
+
 fn embed() -> io::Result<()> {
-    let folder = |name| env::var_os(name).map(PathBuf::from).ok_or_else(|| io::Error::other("run by cargo only"));
     let root = folder("CARGO_MANIFEST_DIR")?.join("..");
     let built = root.join("target/plugins");
     println!("cargo:rerun-if-changed={}", root.join("plugins").display());
@@ -47,4 +51,68 @@ fn plugins(folder: &Path) -> io::Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+/// As lists of path and text. A project holds the SDK's files where they lie here, so that their paths to each other hold.
+fn embed_sdk() -> io::Result<()> {
+    let root = folder("CARGO_MANIFEST_DIR")?.join("..").canonicalize()?;
+    let mut code = String::new();
+    for (name, base, parts) in [
+        (
+            "SDK",
+            "",
+            &[
+                "sdk/rust/Cargo.toml",
+                "sdk/rust/src",
+                "sdk/rust/macros",
+                "sdk/README.md",
+                "sdk/toolchain.sh",
+                "wit",
+                "LICENSE",
+            ][..],
+        ),
+        ("WIT", "wit", &["."]),
+        ("RUST_TEMPLATE", "sdk/templates/rust", &["."]),
+        ("JS_TEMPLATE", "sdk/templates/js", &["."]),
+    ] {
+        let base = root.join(base);
+        let mut found = Vec::new();
+        for part in parts {
+            files(&base.join(part), &mut found)?;
+        }
+        found.sort();
+        let _ = writeln!(code, "pub const {name}: &[(&str, &str)] = &[");
+        for path in found {
+            let relative = path.strip_prefix(&base).map_err(io::Error::other)?;
+            println!("cargo:rerun-if-changed={}", path.display());
+            let (relative, path) = (relative.display().to_string(), path.display().to_string());
+            let _ = writeln!(code, "    ({relative:?}, include_str!({path:?})),");
+        }
+        code.push_str("];\n");
+    }
+    for (name, file) in [("WORKSPACE", "Cargo.toml"), ("LOCK", "Cargo.lock")] {
+        let path = root.join(file);
+        println!("cargo:rerun-if-changed={}", path.display());
+        let _ = writeln!(code, "pub const {name}: &str = include_str!({:?});", path.display().to_string());
+    }
+    fs::write(folder("OUT_DIR")?.join("sdk.rs"), code)
+}
+
+/// All files below, without what building and installing leave there.
+fn files(path: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
+    if path.is_file() {
+        found.push(path.components().collect());
+        return Ok(());
+    }
+    println!("cargo:rerun-if-changed={}", path.display());
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let left_behind =
+            name == "target" || name == "node_modules" || entry.path().extension().is_some_and(|e| e == "wasm");
+        if !left_behind {
+            files(&entry.path(), found)?;
+        }
+    }
+    Ok(())
 }

@@ -149,7 +149,7 @@ fn expect(lines: &mut impl std::io::BufRead, code: &str) -> std::io::Result<()> 
 
 /// A port that the system does not give to clients: one of those, connecting again and again while nobody listens, would
 /// in the end be given that very port and be connected to itself.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     let ports = std::iter::repeat_with(|| rand::rng().random_range(10_000..30_000));
     let mut free = ports.filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
     free.next().unwrap().local_addr().unwrap()
@@ -181,10 +181,10 @@ fn config(directory: &Path, listen: SocketAddr, sink: SocketAddr) -> String {
 }
 
 /// The gateway as a user starts it. Killed when dropped, so that a failed test leaves nothing behind.
-struct Gateway(Child);
+pub(crate) struct Gateway(Child);
 
 impl Gateway {
-    fn start(config: &Path, listen: SocketAddr) -> Self {
+    pub(crate) fn start(config: &Path, listen: SocketAddr) -> Self {
         let child = Command::new(crate::postern_binary())
             .arg("--config")
             .arg(config)
@@ -207,7 +207,7 @@ impl Gateway {
     }
 
     /// SIGTERM; the process must end by itself, with success.
-    fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         let pid = rustix::process::Pid::from_child(&self.0);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         assert!(self.0.wait().unwrap().success(), "SIGTERM must end it with exit code 0");

@@ -1,6 +1,7 @@
 //! All tests in one binary: linking costs more than running.
 
 mod crash;
+mod day;
 mod dialogs;
 mod end_of_data;
 mod fuzz;

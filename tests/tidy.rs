@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every module of `runtime/src` and those it may use. `*`: all of them.
-const USES: [(&str, &[&str]); 18] = [
+const USES: [(&str, &[&str]); 19] = [
     ("smtp", &[]),
     ("mail", &["smtp"]),
     // What is counted and told: types of the layers above only as names of series and events.
@@ -23,6 +23,7 @@ const USES: [(&str, &[&str]); 18] = [
     ("queue", MIDDLE_AND_DELIVERY),
     ("config", &["*"]),
     ("server", &["*"]),
+    ("rehearsal", &["*"]),
     ("cli", &["*"]),
     ("lib", &["*"]),
     ("main", &["*"]),

@@ -207,7 +207,7 @@ pub enum CliError {
     Config(#[from] ConfigError),
     #[error("{0}")]
     Control(#[from] control::ControlError),
-    /// The arguments make no sense together.
+    /// The arguments make no sense together, or a file that they name can't be used.
     #[error("{0}")]
     Usage(String),
     #[error("{0}")]

@@ -321,6 +321,14 @@ impl Host {
         ready.await.unwrap_or_else(|error| Err(error.to_string())).map_err(LoadError::Fit)
     }
 
+    /// Its compiled code is kept from an earlier time: it won't be compiled again, unless the code turns out damaged.
+    pub async fn has_code_of(&self, source: &Arc<[u8]>) -> bool {
+        let Some(cache) = self.cache.clone() else { return false };
+        let (engine, source) = (self.engine.clone(), source.clone());
+        let has = tokio::task::spawn_blocking(move || cache.has(&engine, &ContentDigest::of(&source)));
+        has.await.unwrap_or(false)
+    }
+
     async fn cached(&self, digest: ContentDigest) -> Option<Component> {
         let cache = self.cache.clone()?;
         let engine = self.engine.clone();

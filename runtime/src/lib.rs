@@ -13,6 +13,7 @@ pub mod mail;
 pub mod metrics;
 pub mod pipeline;
 pub mod queue;
+pub mod rehearsal;
 pub mod server;
 pub mod session;
 pub mod smtp;

@@ -3,7 +3,6 @@
 //! A dialogue is a text file, `tests/dialogs/NAME.smtp`, that a postmaster can read. [`script`] says how it is written,
 //! [`fixture`] who is known to the gateway in it, [`runner`] runs it: in memory, in memory octet by octet, over TCP.
 
-pub mod escape;
 pub mod filter;
 pub mod fixture;
 pub mod fuzz;
@@ -18,5 +17,6 @@ pub mod tls;
 pub mod client;
 mod mail;
 
+pub use postern::rehearsal::escape;
 pub use runner::{Way, run};
 pub use script::Dialog;

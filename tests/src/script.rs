@@ -1,4 +1,4 @@
-//! The text of a dialogue.
+//! The text of a dialogue. Its lines `C` and `S` are those of `postern plugin test`: [`postern::rehearsal::script`].
 //!
 //! ```text
 //! # RFC 5321 §4.1.1.4: what it shows            the first line cites what the dialogue is there for
@@ -6,7 +6,7 @@
 //! S: 220 *                                      `*` stands for anything
 //! C: EHLO client.example                        sent with CRLF; C lines in a row are one write (pipelining)
 //! S...: 250                                     a whole reply of one or more lines with this code
-//! C"MAIL FROM:<>\r\n"                           octets as they are: see [`crate::escape`]
+//! C"MAIL FROM:<>\r\n"                           octets as they are: see [`postern::rehearsal::escape`]
 //! C*3: NOOP    S*3: 250 *                       three times
 //! @ tls                                         the handshake, now
 //! @ wait 5m      @ took 1s                      virtual time: let it pass; so much has passed since the last write
@@ -24,9 +24,10 @@
 use std::time::Duration;
 
 use postern::pipeline::Stage;
+use postern::rehearsal::script::Line;
+pub use postern::rehearsal::script::matches;
 use postern::session::CommitError;
 
-use crate::escape::unescape;
 use crate::filter::parse_stage;
 use crate::setup::{Setup, parse_commit, parse_duration};
 
@@ -85,32 +86,12 @@ impl Dialog {
     }
 
     fn line(&mut self, number: usize, line: &str) -> Result<(), String> {
-        if line.is_empty() || line.starts_with('#') {
-            return Ok(());
-        }
-        if let Some(directive) = line.strip_prefix("@ ") {
-            let (word, rest) = directive.split_once(' ').unwrap_or((directive, ""));
-            return self.directive(number, word, rest);
-        }
-        if let Some(raw) = line.strip_prefix("C\"") {
-            let raw = raw.strip_suffix('"').ok_or("no \" at the end")?;
-            self.steps.push((number, Step::Send(unescape(raw)?)));
-            return Ok(());
-        }
-        if let Some(code) = line.strip_prefix("S...: ") {
-            self.steps.push((number, Step::ExpectReply(code.to_owned())));
-            return Ok(());
-        }
-        let (who, text) =
-            line.split_once(": ").or(line.strip_suffix(':').map(|who| (who, ""))).ok_or("no such line")?;
-        let (who, times) = match who.split_once('*') {
-            Some((who, times)) => (who, times.parse().map_err(|_| format!("{times} is not a number"))?),
-            None => (who, 1),
-        };
-        let step = match who {
-            "C" => Step::Send([text.as_bytes(), b"\r\n"].concat()),
-            "S" => Step::Expect(text.to_owned()),
-            _ => return Err("no such line".to_owned()),
+        let Some((line, times)) = Line::parse(line)? else { return Ok(()) };
+        let step = match line {
+            Line::Send(octets) => Step::Send(octets),
+            Line::Expect(pattern) => Step::Expect(pattern),
+            Line::ExpectReply(code) => Step::ExpectReply(code),
+            Line::Directive(word, rest) => return self.directive(number, &word, &rest),
         };
         self.steps.extend(std::iter::repeat_n((number, step), times));
         Ok(())
@@ -163,16 +144,4 @@ fn is_citation(line: &str) -> bool {
     let Some((source, about)) = line.strip_prefix("# ").and_then(|line| line.split_once(": ")) else { return false };
     let known = ["RFC ", "R", "X", "SP", "RS", "K", "W", "D", "T-", "N", "design.md ", "CVE-"];
     !about.is_empty() && known.iter().any(|start| source.starts_with(start))
-}
-
-/// Whether the text is what the pattern says; `*` stands for anything.
-pub fn matches(pattern: &str, text: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == text,
-        Some((start, rest)) => match text.strip_prefix(start) {
-            None => false,
-            Some(_) if rest.is_empty() => true,
-            Some(after) => after.char_indices().map(|(at, _)| &after[at..]).any(|tail| matches(rest, tail)),
-        },
-    }
 }

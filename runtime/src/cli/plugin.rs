@@ -3,6 +3,8 @@
 pub mod inspect;
 pub mod install;
 pub mod installed;
+pub mod new;
+pub mod test;
 pub mod usage;
 
 use clap::{Args, Subcommand};
@@ -15,6 +17,10 @@ use crate::host::BreakerState;
 
 #[derive(Debug, Subcommand)]
 pub enum Plugin {
+    /// Write a new plugin's project: it builds, and its test passes, at once.
+    New(new::Arguments),
+    /// Run a plugin as the gateway would, with a client, a mail and a DNS from files, and show what it says and costs.
+    Test(Box<test::Arguments>),
     /// Show what a plugin's file exports, asks for, and whether it fits this gateway.
     Inspect(inspect::Inspect),
     /// Put a component in force in the running gateway; the version before is kept.
@@ -57,6 +63,8 @@ pub(super) fn run(plugin: &Plugin, context: &Context<'_>, streams: &mut Streams<
         |one: &One, enabled| Request::PluginSwitch { scope: one.scope.clone(), name: one.name.clone(), enabled };
     let named = |one: &One| (one.scope.clone(), one.name.clone());
     match plugin {
+        Plugin::New(arguments) => return new::run(arguments, context, streams),
+        Plugin::Test(arguments) => return test::run(arguments, context, streams),
         Plugin::Inspect(inspect) => return inspect::run(inspect, context, streams),
         Plugin::Install(arguments) => return install::run(arguments, context, streams),
         Plugin::List { scope } => return installed::list(scope.as_deref(), context, streams),

@@ -8,6 +8,8 @@ mod listener;
 mod plugin;
 mod tenant;
 
+pub(crate) use plugin::json_of;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -30,7 +30,7 @@ impl Services for Acceptance {
     }
 }
 
-fn new_mail(copy: Accepted, arrival: jiff::Timestamp) -> Option<NewMail> {
+pub(crate) fn new_mail(copy: Accepted, arrival: jiff::Timestamp) -> Option<NewMail> {
     // Routes of single recipients are chosen at `deliver`.
     let Mail { id, tenant, envelope, message, tags, route, recipient_routes: _ } = copy.mail;
     let accepted = queue::Accepted {

@@ -65,7 +65,7 @@ fn plain(error: dns::DnsError) -> DnsError {
 }
 
 /// An address, or its name under `in-addr.arpa` or `ip6.arpa`.
-fn address_of(name: &str) -> Option<IpAddr> {
+pub(crate) fn address_of(name: &str) -> Option<IpAddr> {
     if let Ok(address) = name.parse() {
         return Some(address);
     }

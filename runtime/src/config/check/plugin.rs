@@ -287,7 +287,7 @@ impl Checker<'_> {
 }
 
 /// `None` for a number that JSON does not have.
-fn json_of(value: toml::Value) -> Option<Value> {
+pub(crate) fn json_of(value: toml::Value) -> Option<Value> {
     Some(match value {
         toml::Value::String(text) => Value::String(text),
         toml::Value::Integer(number) => Value::from(number),

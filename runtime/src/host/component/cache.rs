@@ -66,6 +66,11 @@ impl Cache {
         }
     }
 
+    /// There is code of it, whole or not. Blocking.
+    pub fn has(&self, engine: &Engine, digest: &ContentDigest) -> bool {
+        self.path(engine, digest).is_file()
+    }
+
     /// Keeps code that our own compiler made. Written aside and renamed: what has the name is whole. Blocking.
     pub fn store(&self, engine: &Engine, digest: &ContentDigest, code: &[u8]) -> io::Result<()> {
         let path = self.path(engine, digest);
@@ -158,7 +163,9 @@ mod tests {
         let code = engine.precompile_component(&component).unwrap();
         let digest = ContentDigest::of(&component);
         assert!(cache.load(&engine, &digest).is_none());
+        assert!(!cache.has(&engine, &digest));
         cache.store(&engine, &digest, &code).unwrap();
+        assert!(cache.has(&engine, &digest));
         assert!(cache.load(&engine, &digest).is_some());
         let path = cache.path(&engine, &digest);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
