@@ -125,8 +125,7 @@ fn limit(text: &str) -> Result<Limit, String> {
 }
 
 pub(super) fn run(arguments: &Arguments, context: &Context<'_>, streams: &mut Streams<'_>) -> Result<u8, CliError> {
-    let program = std::env::current_exe().map_err(|error| CliError::Failed(error.to_string()))?;
-    run_with(arguments, Compiler::Child { program }, context.json, streams)
+    run_with(arguments, Compiler::this_program(), context.json, streams)
 }
 
 /// With the compiler that production has, or a test's.
