@@ -121,7 +121,9 @@ fn a_new_plugin_builds_passes_its_tests_and_is_rehearsed() {
     let (_, text) = said(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("!  line 6: expected 250 *, got 550 5.1.8 "), "{text}");
-    let output = project.rehearse(&session, &["--limit", "memory=64KiB"]);
+    let small = project.file("small.toml");
+    std::fs::write(&small, "limits = { memory = \"64 KiB\" }\n").unwrap();
+    let output = project.rehearse(&session, &["--settings", small.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1), "{}", said(&output).1);
     let output = project.rehearse(&session, &["--scope", "everybody"]);
     assert_eq!(output.status.code(), Some(2), "{}", said(&output).1);

@@ -17,8 +17,7 @@ mod written;
 
 use std::path::Path;
 
-pub(crate) use check::json_of;
-pub use check::{Identity, Installed, declare};
+pub use check::{Identity, Installed, Known, declare};
 pub use places::Places;
 pub use problem::{ConfigError, Place, Problem, Severity};
 pub use settings::{ByteSize, Secret, Settings};

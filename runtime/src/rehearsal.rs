@@ -46,6 +46,7 @@ const MAX_MESSAGE: u64 = 64 << 20;
 /// What is rehearsed.
 pub struct Rehearsal {
     pub plugin: PluginSettings,
+    pub directions: Directions,
     pub on_failure: OnFailure,
     /// Those of the one tenant there is.
     pub domains: Vec<Domain>,
@@ -143,7 +144,7 @@ pub async fn run(rehearsal: Rehearsal) -> Result<Report, RehearsalError> {
     let entry = ChainEntry {
         name,
         filter: Arc::new(Recorder::new(plugin, timeline.clone())),
-        directions: Directions::Both,
+        directions: rehearsal.directions,
         on_failure: rehearsal.on_failure,
         exemptable: true,
     };

@@ -4,6 +4,7 @@ pub mod inspect;
 pub mod install;
 pub mod installed;
 pub mod new;
+pub mod settings;
 pub mod test;
 pub mod usage;
 

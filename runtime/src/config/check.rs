@@ -8,8 +8,6 @@ mod listener;
 mod plugin;
 mod tenant;
 
-pub(crate) use plugin::json_of;
-
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,7 +27,7 @@ use super::value::quantity::{ByteSize, Count};
 use super::written::{self, Written};
 use crate::mail::TlsPolicy;
 use crate::smtp::Domain;
-pub use installed::{Identity, Installed, declare};
+pub use installed::{Identity, Installed, Known, declare};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -66,6 +64,7 @@ impl Checker<'_> {
             resellers: self.declared("reseller", written.reseller.iter().map(|r| &r.name)),
             tenants: self.declared("tenant", written.tenant.iter().map(|t| &t.name)),
             smart_hosts: smart_host_names,
+            open: false,
         };
         let plugins = self.plugins(written.plugin, &names);
         let chains = self.chains(&written.chain, &written.reseller, &written.tenant, &plugins);

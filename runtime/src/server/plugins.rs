@@ -17,7 +17,7 @@ pub use registry::{Registry, RegistryError};
 
 use crate::config::settings;
 use crate::host::table::{Format, Source, TableError};
-use crate::host::{Limits, LoadError, Tables};
+use crate::host::{Limits, LoadError, PluginSettings, Tables};
 
 mod builtin {
     include!(concat!(env!("OUT_DIR"), "/builtin.rs"));
@@ -67,6 +67,20 @@ pub fn tables(plugin: &settings::Plugin) -> Result<Arc<Tables>, PluginError> {
         return Err(PluginError::Table { name, table, source: error.clone() });
     }
     Ok(Arc::new(tables))
+}
+
+/// What the host needs to know of a declared plugin.
+pub fn to_load(plugin: &settings::Plugin, source: Arc<[u8]>, tables: Arc<Tables>) -> PluginSettings {
+    PluginSettings {
+        name: plugin.name.clone(),
+        scope: plugin.scope.clone(),
+        source,
+        config: plugin.config.clone(),
+        grants: plugin.grants.iter().map(|grant| grant.0.to_string()).collect(),
+        tables,
+        limits: limits(&plugin.limits),
+        reuse: plugin.reuse,
+    }
 }
 
 /// What config leaves out is the host's default.

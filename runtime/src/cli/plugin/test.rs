@@ -6,21 +6,20 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Args;
-use serde_json::Value;
 
+use super::settings::Options;
 use crate::cli::{CliError, Context, FAILED, OK, Streams};
-use crate::config::ByteSize;
 use crate::config::value::FromText;
+use crate::config::{self, Identity, Installed, Known};
 use crate::host::component::MAX_SOURCE;
-use crate::host::table::{Format, Source};
-use crate::host::{Compiler, Limits, PluginSettings, Tables};
-use crate::pipeline::{OnFailure, Scope};
+use crate::host::{Compiler, PluginSettings};
+use crate::pipeline::Scope;
 use crate::rehearsal::script::{Script, Step};
 use crate::rehearsal::zone::Zone;
 use crate::rehearsal::{self, Rehearsal, RehearsalError};
+use crate::server::plugins;
 use crate::smtp::{Domain, Mailbox};
 
 /// Octets of the files that people write.
@@ -35,15 +34,8 @@ pub struct Arguments {
     /// The plugin's file, as its build has made it.
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// The plugin's own config: what stands in its entry's table `config`. TOML, or JSON in a file *.json.
-    #[arg(long, value_name = "FILE")]
-    pub plugin_config: Option<PathBuf>,
-    /// What it may use: dns, tables, counters, clock, metrics, recipients, route:mx, route:host, route:NAME.
-    #[arg(long = "grant", value_name = "GRANT")]
-    pub grants: Vec<String>,
-    /// A table that it may look into; a file *.csv has values.
-    #[arg(long = "table", value_name = "NAME=FILE", value_parser = named_file)]
-    pub tables: Vec<(String, PathBuf)>,
+    #[command(flatten)]
+    pub options: Options,
     /// What the client says and expects to hear; without it the mail of --eml is sent from its From to its To.
     #[arg(long, value_name = "FILE")]
     pub session: Option<PathBuf>,
@@ -62,15 +54,6 @@ pub struct Arguments {
     /// The name of its entry; without it, that of the file.
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// One of its limits, as in its entry's table `limits`: cpu=200ms, memory=64MiB, table_elements=50000.
-    #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = limit)]
-    pub limits: Vec<Limit>,
-    /// Keep its instance between calls, as its entry's `reuse = true` does: what a warm call costs.
-    #[arg(long)]
-    pub reuse: bool,
-    /// What happens when it fails.
-    #[arg(long, value_name = "POLICY", default_value = "defer", value_parser = from_text::<OnFailure>)]
-    pub on_failure: OnFailure,
     /// What the plugin takes for now; it does not go on.
     #[arg(long, value_name = "TIME", default_value = NOW)]
     pub now: jiff::Timestamp,
@@ -79,49 +62,8 @@ pub struct Arguments {
     pub cache: Option<PathBuf>,
 }
 
-/// One limit that is not the default.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
-    Cpu(Duration),
-    Wall(Duration),
-    Memory(u64),
-    TableElements(u32),
-    HostCalls(u64),
-    Handles(usize),
-    Octets(u64),
-    Scan(u64),
-}
-
 fn from_text<T: FromText>(text: &str) -> Result<T, String> {
     T::from_text(text)
-}
-
-fn named_file(text: &str) -> Result<(String, PathBuf), String> {
-    match text.split_once('=') {
-        Some((name, file)) if !name.is_empty() && !file.is_empty() => Ok((name.to_owned(), file.into())),
-        _ => Err("write NAME=FILE".to_owned()),
-    }
-}
-
-fn limit(text: &str) -> Result<Limit, String> {
-    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
-    let time = || Duration::from_text(value);
-    let size = || ByteSize::from_text(value).map(|size| size.0);
-    let count = || value.parse::<u32>().map_err(|_| format!("`{}` is not a number", value.escape_debug()));
-    Ok(match name {
-        "cpu" => Limit::Cpu(time()?),
-        "wall" => Limit::Wall(time()?),
-        "memory" => Limit::Memory(size()?),
-        "table_elements" => Limit::TableElements(count()?),
-        "host_calls" => Limit::HostCalls(count()?.into()),
-        "handles" => Limit::Handles(usize::try_from(count()?).unwrap_or(usize::MAX)),
-        "octets" => Limit::Octets(size()?),
-        "scan" => Limit::Scan(size()?),
-        _ => {
-            let names = "cpu, wall, memory, table_elements, host_calls, handles, octets, scan";
-            return Err(format!("there is no limit `{}`: {names}", name.escape_debug()));
-        }
-    })
 }
 
 pub(super) fn run(arguments: &Arguments, context: &Context<'_>, streams: &mut Streams<'_>) -> Result<u8, CliError> {
@@ -168,9 +110,11 @@ fn prepare(arguments: &Arguments, compiler: Compiler) -> Result<Rehearsal, CliEr
         Some(path) => Zone::parse(&text(path)?).map_err(|error| in_file(Some(path), error))?,
     };
     let domains = if arguments.domains.is_empty() { domains_of(&script) } else { arguments.domains.clone() };
+    let declared = declared(arguments)?;
     Ok(Rehearsal {
-        plugin: plugin(arguments, source.into())?,
-        on_failure: arguments.on_failure,
+        plugin: plugin(&declared, source.into())?,
+        directions: declared.directions,
+        on_failure: declared.plugin.on_failure,
         domains,
         script,
         message: message.unwrap_or_default(),
@@ -181,56 +125,18 @@ fn prepare(arguments: &Arguments, compiler: Compiler) -> Result<Rehearsal, CliEr
     })
 }
 
-fn plugin(arguments: &Arguments, source: Arc<[u8]>) -> Result<PluginSettings, CliError> {
-    let tables = Tables::load(arguments.tables.iter().map(|(name, path)| {
-        let csv = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
-        let format = if csv { Format::Csv } else { Format::Lines };
-        (name.clone(), Source::File { path: path.clone(), format })
-    }));
-    if let Some((table, error)) = tables.failures().next() {
-        return Err(CliError::Usage(format!("table {table}: {error}")));
-    }
-    Ok(PluginSettings {
-        name: arguments.name.clone().unwrap_or_else(|| name_of(&arguments.file)).into(),
-        scope: arguments.scope.clone(),
-        source,
-        config: arguments.plugin_config.as_deref().map(plugin_config).transpose()?.unwrap_or_default(),
-        grants: arguments.grants.clone(),
-        tables: Arc::new(tables),
-        limits: limits(&arguments.limits),
-        reuse: arguments.reuse,
-    })
+/// Its settings, checked as those of an entry of the config are.
+fn declared(arguments: &Arguments) -> Result<Installed, CliError> {
+    let name = arguments.name.clone().unwrap_or_else(|| name_of(&arguments.file));
+    let written = arguments.options.text()?.unwrap_or_default();
+    let identity = Identity { name: &name, scope: &arguments.scope, component: &arguments.file };
+    Ok(config::declare(&written.text, &written.path, identity, Known::Anything, &[])?)
 }
 
-fn limits(changed: &[Limit]) -> Limits {
-    let mut limits = Limits::default();
-    for limit in changed {
-        match *limit {
-            Limit::Cpu(time) => limits.cpu = time,
-            Limit::Wall(time) => limits.wall = time,
-            Limit::Memory(octets) => limits.memory = octets,
-            Limit::TableElements(count) => limits.tables = count,
-            Limit::HostCalls(count) => limits.host_calls = count,
-            Limit::Handles(count) => limits.handles = count,
-            Limit::Octets(octets) => limits.octets = octets,
-            Limit::Scan(octets) => limits.scan = octets,
-        }
-    }
-    limits
-}
-
-fn plugin_config(path: &Path) -> Result<Value, CliError> {
-    let text = text(path)?;
-    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) {
-        return match serde_json::from_str(&text) {
-            Ok(value @ Value::Object(_)) => Ok(value),
-            Ok(_) => Err(in_file(Some(path), "a config is an object".to_owned())),
-            Err(error) => Err(in_file(Some(path), error.to_string())),
-        };
-    }
-    let table: toml::Table = toml::from_str(&text).map_err(|error| in_file(Some(path), error.to_string()))?;
-    let json = crate::config::json_of(toml::Value::Table(table));
-    json.ok_or_else(|| in_file(Some(path), "JSON knows neither `nan` nor `inf`".to_owned()))
+fn plugin(declared: &Installed, source: Arc<[u8]>) -> Result<PluginSettings, CliError> {
+    let plugin = &declared.plugin;
+    let tables = plugins::tables(plugin).map_err(|error| CliError::Usage(error.to_string()))?;
+    Ok(plugins::to_load(plugin, source, tables))
 }
 
 /// Its stem, where that is a name for a plugin.
@@ -335,6 +241,7 @@ fn cache(arguments: &Arguments) -> Result<Option<PathBuf>, CliError> {
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
+    use serde_json::Value;
 
     use super::*;
     use crate::cli::plugin::Plugin;
@@ -376,7 +283,7 @@ mod tests {
         }
     }
 
-    const CONFIG: &str = "require_fqdn_helo = true\nrequire_helo_in_dns = true\nrequire_client_name = true\n";
+    const CONFIG: &str = "[config]\nrequire_fqdn_helo = true\nrequire_helo_in_dns = true\nrequire_client_name = true\n";
     const ZONE: &str = "[\"mail.example.org\"]\na = \"192.0.2.7\"\n[\"192.0.2.7\"]\nptr = \"mail.example.org\"\n\
         [\"slow.example\"]\nfails = \"temporary\"\n";
     const MAIL: &str = "From: Ann <ann@example.org>\nTo: bob@example.com, Eve <eve@example.com>\nSubject: x\n\n.dot\n";
@@ -395,7 +302,7 @@ mod tests {
             desk.file("config.toml", CONFIG),
         ];
         let [session, mail, zone, config] = &files;
-        let given = ["--eml", mail, "--dns", zone, "--plugin-config", config, "--grant", "dns", "--grant", "counters"];
+        let given = ["--eml", mail, "--dns", zone, "--settings", config, "--grant", "dns", "--grant", "counters"];
         let plugin = builtin("connection-policy");
         let (code, said) = desk.test(&plugin, &[&["--session", session], &given[..]].concat());
         assert_eq!(code, OK, "{said}");
@@ -433,7 +340,7 @@ mod tests {
         let desk = Desk::new();
         let mail = desk.file("a.eml", MAIL);
         let config = desk.file("config.toml", CONFIG);
-        let options = ["--eml", &mail, "--plugin-config", &config, "--grant", "dns", "--grant", "counters"];
+        let options = ["--eml", &mail, "--settings", &config, "--grant", "dns", "--grant", "counters"];
         let (code, said) = desk.test(&builtin("connection-policy"), &options);
         assert_eq!(code, OK, "{said}");
         assert!(said.contains("reject 550 5.7.25 Your address has no name in DNS"), "{said}");
@@ -444,9 +351,9 @@ mod tests {
     fn a_mail_alone_is_sent_to_whom_it_names() {
         let desk = Desk::new();
         let mail = desk.file("a.eml", MAIL);
-        let rules = "[[rules]]\nname = \"eve\"\nrecipient = [\"eve@example.com\"]\nto = \"smart-host:bulk\"\n";
+        let rules = "[[config.rules]]\nname = \"eve\"\nrecipient = [\"eve@example.com\"]\nto = \"smart-host:bulk\"\n";
         let config = desk.file("config.toml", rules);
-        let options = ["--eml", &mail, "--plugin-config", &config, "--grant", "route:bulk", "--json"];
+        let options = ["--eml", &mail, "--settings", &config, "--grant", "route:bulk", "--json"];
         let (code, said) = desk.test(&builtin("routing"), &options);
         assert_eq!(code, OK, "{said}");
         let lines: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -468,8 +375,8 @@ mod tests {
         let mail = desk.file("a.eml", MAIL);
         let (code, said) = desk.test(&builtin("connection-policy"), &["--eml", &mail]);
         assert_eq!((code, said.contains("does not grant: add \"counters\", \"dns\"")), (FAILED, true), "{said}");
-        let config = desk.file("config.json", "{\"rulez\": []}");
-        let (code, said) = desk.test(&builtin("routing"), &["--eml", &mail, "--plugin-config", &config]);
+        let config = desk.file("settings.toml", "config = { rulez = [] }");
+        let (code, said) = desk.test(&builtin("routing"), &["--eml", &mail, "--settings", &config]);
         assert_eq!((code, said.contains("unknown field `rulez`")), (FAILED, true), "{said}");
     }
 
@@ -479,7 +386,8 @@ mod tests {
         let (mail, nobody) = (desk.file("a.eml", MAIL), desk.file("nobody.eml", "Subject: x\n\nx\n"));
         let (bad, binary) = (desk.file("bad.smtp", "C: x\nX: y\n"), desk.file("binary.toml", b"\xff"));
         let (eml, plain) = (desk.file("eml.smtp", "@ eml\n"), desk.file("plain.smtp", "C: NOOP\n"));
-        let list = desk.file("list.json", "[]");
+        let list = desk.file("list.toml", "config = []");
+        let table = desk.file("table.toml", "grants = [\"tables\"]\ntables = { x = \"t.csv\" }");
         for (options, expected) in [
             (&[][..], "give a --session, or a mail with --eml"),
             (&["--session", "/nowhere/s.smtp"], "/nowhere/s.smtp: "),
@@ -489,8 +397,8 @@ mod tests {
             (&["--eml", &nobody], "no address in To or Cc"),
             (&["--eml", &mail, "--dns", &binary], "binary.toml: not UTF-8"),
             (&["--eml", &mail, "--dns", &bad], "bad.smtp: TOML"),
-            (&["--eml", &mail, "--plugin-config", &list], "list.json: a config is an object"),
-            (&["--eml", &mail, "--table", "x=/nowhere/t"], "table x: "),
+            (&["--eml", &mail, "--settings", &list], "list.toml:1:10"),
+            (&["--eml", &mail, "--settings", &table], "t.csv: No such file"),
         ] {
             let (code, said) = desk.test(&builtin("routing"), options);
             assert_eq!((code, said.contains(expected)), (WRONG, true), "{options:?}: {said}");
@@ -504,12 +412,9 @@ mod tests {
         let parse = |options: &str| {
             Cli::try_parse_from(["postern", "plugin", "test", "x.wasm"].into_iter().chain(options.split(' ')))
         };
-        for wrong in ["--limit cpu", "--limit cpu=5", "--limit speed=1", "--table x", "--scope all", "--domain a..b"] {
+        for wrong in ["--scope all", "--domain a..b", "--now yesterday"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
-        let limits: Vec<_> = ["cpu=200ms", "memory=64MiB", "handles=9"].map(|text| limit(text).unwrap()).into();
-        let limits = super::limits(&limits);
-        assert_eq!((limits.cpu, limits.memory, limits.handles), (Duration::from_millis(200), 64 << 20, 9));
     }
 
     #[test]

@@ -34,6 +34,15 @@ pub struct Installed {
     pub exemptable: bool,
 }
 
+/// What settings may name.
+#[derive(Clone, Copy)]
+pub enum Known<'a> {
+    /// The resellers, tenants and smart hosts of a config.
+    Config(&'a Settings),
+    /// There is no config: whatever it names may be.
+    Anything,
+}
+
 /// Keys that identity and installation say.
 const NOT_HERE: [&str; 4] = ["name", "source", "scope", "available"];
 
@@ -43,7 +52,7 @@ pub fn declare(
     text: &str,
     path: &Path,
     identity: Identity<'_>,
-    settings: &Settings,
+    known: Known<'_>,
     builtins: &[&str],
 ) -> Result<Installed, ConfigError> {
     let sources = Sources::from_text(path, text);
@@ -57,7 +66,7 @@ pub fn declare(
     let written = if findings.has_errors() { None } else { read(root, identity, &mut findings) };
     let installed = written.and_then(|written| {
         let mut checker = Checker { sources: &sources, builtins, findings: &mut findings };
-        let plugin = checker.plugin(written, identity.scope, &names(settings))?;
+        let plugin = checker.plugin(written, identity.scope, &names(known))?;
         let directions = placement.direction.as_ref().map_or(Directions::Both, |at| at.value);
         let exemptable = placement.exemptable.is_some_and(|flag| checker.platform_only(&flag, identity.scope));
         Some(Installed { plugin, directions, exemptable })
@@ -91,7 +100,8 @@ fn placement(root: &mut DeTable<'_>, findings: &mut Findings) -> Placement {
     section::read(Spanned::new(0..0, DeValue::Table(table)), "the settings", findings).unwrap_or_default()
 }
 
-fn names(settings: &Settings) -> Names {
+fn names(known: Known<'_>) -> Names {
+    let Known::Config(settings) = known else { return Names { open: true, ..Names::default() } };
     let nowhere = Span { start: 0, end: 0 };
     let declared = |names: &mut dyn Iterator<Item = Arc<str>>| -> Declared {
         names.map(|name| (name, nowhere)).collect::<HashMap<_, _>>()
@@ -100,5 +110,6 @@ fn names(settings: &Settings) -> Names {
         resellers: declared(&mut settings.resellers.iter().cloned()),
         tenants: declared(&mut settings.directory.tenants().map(|tenant| tenant.name.clone())),
         smart_hosts: declared(&mut settings.smart_hosts.iter().map(|host| host.name.clone())),
+        open: false,
     }
 }

@@ -130,7 +130,7 @@ impl Checker<'_> {
     }
 
     fn known_scope(&mut self, written: Option<&At<Scope>>, names: &Names) {
-        let Some(at) = written else { return };
+        let Some(at) = written.filter(|_| !names.open) else { return };
         let name = |name: &Arc<str>| At { value: Name(name.clone()), span: at.span };
         match &at.value {
             Scope::Platform => true,
@@ -156,7 +156,7 @@ impl Checker<'_> {
 
     fn grants(&mut self, grants: &[At<Grant>], tables: &BTreeMap<String, At<PathBuf>>, names: &Names) {
         for grant in grants {
-            if let Some(name) = grant.value.smart_host() {
+            if let Some(name) = grant.value.smart_host().filter(|_| !names.open) {
                 let name = At { value: Name(name.into()), span: grant.span };
                 self.known("smart host", &name, &names.smart_hosts);
             }
@@ -287,7 +287,7 @@ impl Checker<'_> {
 }
 
 /// `None` for a number that JSON does not have.
-pub(crate) fn json_of(value: toml::Value) -> Option<Value> {
+fn json_of(value: toml::Value) -> Option<Value> {
     Some(match value {
         toml::Value::String(text) => Value::String(text),
         toml::Value::Integer(number) => Value::from(number),

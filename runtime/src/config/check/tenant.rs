@@ -15,10 +15,13 @@ use crate::smtp::{Domain, Host, Mailbox};
 use crate::tenancy::{Directory, SendAs, Tenant, TrustedNetwork, User};
 
 /// What may be referred to.
+#[derive(Default)]
 pub(super) struct Names {
     pub resellers: Declared,
     pub tenants: Declared,
     pub smart_hosts: Declared,
+    /// And anything else.
+    pub open: bool,
 }
 
 impl Checker<'_> {

@@ -7,7 +7,7 @@ use super::builtins;
 use super::record::{Entry, Record, Version};
 use super::registry::Registry;
 use crate::config::settings::{ChainEntry, Plugin, PluginSource, Settings};
-use crate::config::{self, ConfigError, Identity};
+use crate::config::{self, ConfigError, Identity, Known};
 use crate::pipeline::{Directions, OnFailure, Scope};
 
 /// Names are unique within a scope.
@@ -111,7 +111,8 @@ impl Effective {
         let component = registry.component(&version.digest);
         let written = version.settings.clone().unwrap_or_default();
         let identity = Identity { name: &name, scope: &scope, component: &component };
-        let declare = config::declare(&written.text, &written.path, identity, &self.settings, &builtins());
+        let declare =
+            config::declare(&written.text, &written.path, identity, Known::Config(&self.settings), &builtins());
         let installed =
             declare.map_err(|source| Problem::Settings { scope: scope.clone(), name: name.clone(), source })?;
         let plugin = Arc::new(installed.plugin);

@@ -10,9 +10,9 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 
 use super::effective::{Effective, Key};
-use super::{PluginError, builtin_source, limits, tables};
+use super::{PluginError, builtin_source, tables};
 use crate::config::settings::{self, ChainEntry, PluginSource};
-use crate::host::{ContentDigest, Host, Plugin, PluginSettings, Tables, read_source};
+use crate::host::{ContentDigest, Host, Plugin, Tables, read_source};
 use crate::pipeline::{Call, Cause, Chain, Chains, Entry, Event, Failure, Filter, Judged, StageSet, Usage};
 
 /// Everything by which two loaded plugins differ.
@@ -82,7 +82,7 @@ impl Rack {
     pub async fn load(&self, host: &Host, effective: &Effective, also: Option<&Key>) -> Result<Loaded, PluginError> {
         let mut next = Self::default();
         let mut changes = Vec::new();
-        for plugin in to_load(&effective.settings, also) {
+        for plugin in in_use(&effective.settings, also) {
             let key = (plugin.scope.clone(), plugin.name.clone());
             if let hash_map::Entry::Vacant(place) = next.mounted.entry(key.clone()) {
                 let (mounted, source) = match self.mount(host, effective, &key, &plugin).await {
@@ -226,7 +226,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
 }
 
 /// Those that stand in some chain; what is only declared is not loaded.
-fn to_load(settings: &settings::Settings, also: Option<&Key>) -> Vec<Arc<settings::Plugin>> {
+fn in_use(settings: &settings::Settings, also: Option<&Key>) -> Vec<Arc<settings::Plugin>> {
     let chains = &settings.chains;
     let scoped = chains.resellers.values().chain(chains.tenants.values()).flatten();
     let placed = scoped.chain(&chains.platform).map(|entry| entry.plugin.clone());
@@ -261,16 +261,7 @@ async fn read(plugin: &settings::Plugin) -> Result<Arc<[u8]>, PluginError> {
 
 async fn load_one(host: &Host, plugin: &Arc<settings::Plugin>, source: Arc<[u8]>) -> Result<Arc<Plugin>, PluginError> {
     let name = plugin.name.clone();
-    let settings = PluginSettings {
-        name: name.clone(),
-        scope: plugin.scope.clone(),
-        source,
-        config: plugin.config.clone(),
-        grants: plugin.grants.iter().map(|grant| grant.0.to_string()).collect(),
-        tables: load_tables(plugin).await?,
-        limits: limits(&plugin.limits),
-        reuse: plugin.reuse,
-    };
+    let settings = super::to_load(plugin, source, load_tables(plugin).await?);
     host.load(settings).await.map_err(|source| PluginError::Load { name, source })
 }
 
