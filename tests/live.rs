@@ -389,6 +389,17 @@ async fn a_reload_takes_plugins_and_tables_along_and_a_bad_one_nothing() {
     }
     scene.until(|events| count(events, "reload-refused") >= 5).await;
 
+    // What is done to another plugin looks at no file of the config's.
+    let good = std::fs::read(at("lists.wasm")).unwrap();
+    std::fs::write(at("lists.wasm"), "half a compon").unwrap();
+    std::fs::write(at("blocked.csv"), "smith@client.example,reject r\n").unwrap();
+    install(&scene, access(9), Some(&refusing("nobody@client.example"))).await.unwrap();
+    assert!(
+        try_recipient(&mut client, jones, "b@example.com").await.starts_with("550"),
+        "the table waits for a reload"
+    );
+    std::fs::write(at("lists.wasm"), good).unwrap();
+
     // A file that was replaced is a version, and can be gone back from until the next one comes.
     std::fs::write(at("lists.wasm"), access(2)).unwrap();
     live.reload().await.unwrap();
@@ -396,6 +407,8 @@ async fn a_reload_takes_plugins_and_tables_along_and_a_bad_one_nothing() {
     assert_eq!(second, back);
     live.roll_back("platform", "lists").await.unwrap();
     assert_ne!(live.plugin("platform", "lists").unwrap().state.digest, second);
+    let nothing = live.roll_back("platform", "lists").await.unwrap_err().to_string();
+    assert!(nothing.contains("no earlier version"), "the withdrawn file of the config is none: {nothing}");
     live.reload().await.unwrap();
     assert_ne!(live.plugin("platform", "lists").unwrap().state.digest, second, "the withdrawn file does not come back");
     std::fs::write(at("lists.wasm"), access(3)).unwrap();
@@ -419,7 +432,23 @@ async fn what_can_not_be_loaded_at_a_start_defers_its_own_tenants_mail_only() {
     let mut client = connected(&scene).await;
     assert!(try_recipient(&mut client, "a@client.example", "b@example.com").await.starts_with("451 4.3.0"));
     assert!(try_recipient(&mut client, "a@client.example", "b@example.org").await.starts_with("250"));
-    install(&scene, access(2), None).await.unwrap();
+    // It keeps nobody else from being changed, nor the config from being read again.
+    let live = scene.server.live();
+    let other = access(5);
+    let request = house("tenant:other", &other, Some(&refusing("jones@client.example")));
+    live.install(request, other).await.unwrap();
+    live.reload().await.unwrap();
+    assert!(shown(&scene).unwrap().state.broken.is_some());
+    assert!(try_recipient(&mut client, "jones@client.example", "b@example.org").await.starts_with("550"));
+    live.switch("tenant:example", "house", false).await.unwrap();
+    assert!(try_recipient(&mut client, "a@client.example", "b@example.com").await.starts_with("250"));
+    let refusal = live.switch("tenant:example", "house", true).await.unwrap_err().to_string();
+    assert!(refusal.contains("install it again"), "{refusal}");
+    // The same file again mends it, settings and all.
+    let told = install(&scene, access(1), None).await.unwrap();
+    assert!(told.contains("stands in no chain"), "{told}");
+    live.switch("tenant:example", "house", true).await.unwrap();
+    assert!(shown(&scene).unwrap().state.broken.is_none());
     assert!(try_recipient(&mut client, "a@client.example", "b@example.com").await.starts_with("250"));
     assert!(try_recipient(&mut client, "smith@client.example", "b@example.com").await.starts_with("550"));
     scene.server.stop().await;

@@ -109,7 +109,7 @@ class Plan:
         self.rounds = rounds
         #: Of the other parts.
         self.reply_rounds = min(rounds, 1 if quick else 3)
-        self.swap_rounds = min(rounds, 1 if quick else 2)
+        self.swap_rounds = 1
         #: Of one run.
         self.seconds = seconds
         self.load = load

@@ -18,8 +18,10 @@ MODULE = BENCHES.parent / "target/plugins" / f"{PLUGIN}.wasm"
 SESSIONS = 20
 #: How long after everything was sent the last mails may take to arrive.
 ARRIVAL = 30
+#: Seconds from one swap to the next, where one does not take longer than a third of that.
+EACH = 1.0
 #: Seconds of one run, however slow the compiler is; the swaps then follow each other without a rest.
-LONGEST = 60
+LONGEST = 120
 
 
 @dataclass
@@ -86,13 +88,13 @@ def full_rate(gateway, sink, plan):
 
 
 def interval(gateway, numbers):
-    """Seconds from one swap to the next: what one takes, and twice as much for rest."""
+    """Seconds from one swap to the next: there is at least twice as much rest as work."""
     times = []
     for _ in range(5):
         since = time.monotonic()
         gateway.swap(next(numbers))
         times.append(time.monotonic() - since)
-    return max(0.1, 3 * statistics.median(times))
+    return max(EACH, 3 * statistics.median(times))
 
 
 def steady(gateway, sink, plan, number, offered, seconds, swaps, versions):

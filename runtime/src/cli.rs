@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{ConfigError, Settings};
+use crate::config::{ConfigError, Settings, Whereabouts};
 use crate::mail::MessageId;
 
 /// Postern, a programmable mail gateway.
@@ -192,6 +192,22 @@ impl Context<'_> {
     fn settings(&self) -> Result<Settings, CliError> {
         Ok(crate::config::load(self.config, self.builtins)?.settings)
     }
+
+    /// Of the running gateway, which a config that is wrong by now must not cut us off from.
+    fn control_socket(&self) -> Result<PathBuf, CliError> {
+        match Whereabouts::read(self.config).control_socket() {
+            Some(socket) => Ok(socket),
+            None => Ok(self.settings()?.control_socket()),
+        }
+    }
+
+    /// The event log; `None`: the config names none.
+    fn event_log(&self) -> Result<Option<PathBuf>, CliError> {
+        match Whereabouts::read(self.config).log {
+            Some(log) => Ok(Some(log)),
+            None => Ok(self.settings()?.log.file),
+        }
+    }
 }
 
 /// Standard input, output and error, or a test's.
@@ -247,14 +263,19 @@ pub fn run(tool: &Tool, context: &Context<'_>, streams: &mut Streams<'_>) -> u8 
 
 fn report(error: &CliError, json: bool, streams: &mut Streams<'_>) -> u8 {
     // When even this can't be written there is nobody to tell.
-    let _ = if json {
+    let _ = if let (true, CliError::Config(config)) = (json, error) {
+        let answer = serde_json::json!({ "error": "the config can't be used", "problems": config.problems });
+        writeln!(streams.out, "{answer}")
+    } else if json {
         writeln!(streams.out, "{}", serde_json::json!({ "error": error.to_string() }))
     } else if matches!(error, CliError::Config(_)) {
         write!(streams.err, "{error}")
     } else {
         writeln!(streams.err, "postern: {error}")
     };
-    if matches!(error, CliError::Config(_) | CliError::Usage(_)) { WRONG } else { FAILED }
+    let invalid =
+        matches!(error, CliError::Control(control::ControlError::Refused { kind: control::ErrorKind::Invalid, .. }));
+    if invalid || matches!(error, CliError::Config(_) | CliError::Usage(_)) { WRONG } else { FAILED }
 }
 
 #[cfg(test)]

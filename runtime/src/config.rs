@@ -13,6 +13,7 @@ pub mod settings;
 pub mod source;
 pub mod suggest;
 pub mod value;
+pub mod whereabouts;
 mod written;
 
 use std::path::Path;
@@ -21,6 +22,7 @@ pub use check::{Identity, Installed, Known, declare};
 pub use places::Places;
 pub use problem::{ConfigError, Place, Problem, Severity};
 pub use settings::{ByteSize, Secret, Settings};
+pub use whereabouts::Whereabouts;
 
 use problem::Findings;
 use source::Sources;

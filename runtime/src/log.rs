@@ -127,11 +127,13 @@ pub trait Sink: Send + 'static {
 pub struct JsonLines<W> {
     writer: W,
     lines: Vec<u8>,
+    /// The last write failed, perhaps within a line.
+    torn: bool,
 }
 
 impl<W> JsonLines<W> {
     pub fn new(writer: W) -> Self {
-        Self { writer, lines: Vec::new() }
+        Self { writer, lines: Vec::new(), torn: false }
     }
 }
 
@@ -146,8 +148,11 @@ impl<W: Write + Send + 'static> Sink for JsonLines<W> {
     }
 
     fn flush(&mut self) {
+        if self.torn {
+            self.lines.insert(0, b'\n');
+        }
         // A full disk for logs must not stop mail (these lines are lost, the next may fit again).
-        let _ = self.writer.write_all(&self.lines);
+        self.torn = !self.lines.is_empty() && self.writer.write_all(&self.lines).is_err();
         self.lines.clear();
     }
 }

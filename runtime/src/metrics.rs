@@ -105,6 +105,8 @@ metrics! {
     plugin_breaker_open: IntGaugeVec = "postern_plugin_breaker_open" ["plugin", "scope"];
     /// Changes of plugins in the running gateway, by action (installed, enabled, disabled, rolled-back, rolled-back-by-itself, removed).
     plugin_changes: IntCounterVec = "postern_plugin_changes_total" ["action"];
+    /// Plugins that were installed and can't be loaded; where they stand, their failure policy answers.
+    plugins_broken: IntGauge = "postern_plugins_broken";
     /// Reloads of the config, by result (ok, refused).
     reloads: IntCounterVec = "postern_reloads_total" ["result"];
     /// Counters that plugins keep of their own.

@@ -181,6 +181,8 @@ impl Response {
 pub enum ControlError {
     #[error("no gateway is running with this config ({0} does not answer)")]
     NotRunning(PathBuf),
+    #[error("{path}: {source}; only root and the user that the gateway runs as may ask it: try sudo")]
+    Denied { path: PathBuf, source: io::Error },
     #[error("{path}: {source}")]
     Connect { path: PathBuf, source: io::Error },
     #[error("the gateway does not answer: {0}")]
@@ -201,6 +203,7 @@ impl Client {
     pub fn connect(socket: &Path) -> Result<Self, ControlError> {
         let stream = UnixStream::connect(socket).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ControlError::NotRunning(socket.to_owned()),
+            io::ErrorKind::PermissionDenied => ControlError::Denied { path: socket.to_owned(), source },
             _ => ControlError::Connect { path: socket.to_owned(), source },
         })?;
         stream.set_read_timeout(Some(PATIENCE))?;

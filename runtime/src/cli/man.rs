@@ -19,6 +19,8 @@ pub struct Page {
 }
 
 pub(super) fn run(directory: &Path, streams: &mut Streams<'_>) -> Result<u8, CliError> {
+    std::fs::create_dir_all(directory)
+        .map_err(|error| CliError::Failed(format!("can't make {}: {error}", directory.display())))?;
     for page in pages()? {
         let path = directory.join(&page.file);
         std::fs::write(&path, &page.text)
@@ -239,14 +241,15 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_directory_that_is_not_there_is_named() {
+    fn the_directory_is_made_or_the_reason_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut streams = Streams { input: &mut io::empty(), out: &mut out, err: &mut err };
-        assert!(run(directory.path(), &mut streams).is_ok());
-        let error = run(&directory.path().join("none"), &mut streams).err().unwrap();
-        assert!(error.to_string().contains("none/postern.1: No such file"), "{error}");
-        assert!(directory.path().join("postern-queue-list.1").is_file());
+        let pages = directory.path().join("share/man1");
+        assert!(run(&pages, &mut streams).is_ok());
+        let error = run(&pages.join("postern.1"), &mut streams).err().unwrap();
+        assert!(error.to_string().contains("can't make "), "{error}");
+        assert!(pages.join("postern-queue-list.1").is_file());
         assert!(String::from_utf8(out).unwrap().contains("postern-queue-list.1\n"));
     }
 }

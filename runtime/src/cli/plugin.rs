@@ -28,7 +28,7 @@ pub enum Plugin {
     Install(Box<install::Arguments>),
     /// List the plugins and what each is doing.
     List {
-        /// Only those of this scope.
+        /// Only those of this scope, and those that stand in its chain.
         #[arg(long, value_name = "SCOPE")]
         scope: Option<String>,
     },
@@ -86,8 +86,7 @@ pub(super) fn run(plugin: &Plugin, context: &Context<'_>, streams: &mut Streams<
 }
 
 fn ask(request: &Request, context: &Context<'_>) -> Result<Response, CliError> {
-    let settings = context.settings()?;
-    Ok(Client::connect(&settings.control_socket())?.ask(request)?)
+    Ok(Client::connect(&context.control_socket()?)?.ask(request)?)
 }
 
 /// What changes something is answered with a sentence.

@@ -25,7 +25,7 @@ pub(super) fn run(queue: &Queue, context: &Context<'_>, streams: &mut Streams<'_
     if let Queue::Flush(which) | Queue::Hold(which) | Queue::Release(which) | Queue::Delete(which) = queue {
         which.check()?;
     }
-    let socket = context.settings()?.control_socket();
+    let socket = context.control_socket()?;
     run_at(&socket, queue, context.json, streams.out)
 }
 

@@ -14,7 +14,7 @@ use super::{CliError, Context, FAILED, OK, Streams};
 const SOON: i64 = 14 * 24 * 3600;
 
 pub(super) fn run(context: &Context<'_>, streams: &mut Streams<'_>) -> Result<u8, CliError> {
-    run_at(&context.settings()?.control_socket(), context.json, streams.out)
+    run_at(&context.control_socket()?, context.json, streams.out)
 }
 
 fn run_at(socket: &Path, json: bool, out: &mut dyn Write) -> Result<u8, CliError> {
@@ -157,13 +157,15 @@ fn plugins(vitals: &Vitals) -> String {
         [] => String::new(),
         open => format!("; NOT ASKED, for they fail: {}", open.join(", ")),
     };
-    format!("{} in use{failing}", plugins.count)
+    let broken: Vec<_> = plugins.broken.iter().map(|broken| format!("{} ({})", broken.plugin, broken.scope)).collect();
+    let broken = if broken.is_empty() { String::new() } else { format!("; BROKEN: {}", broken.join(", ")) };
+    format!("{} in use{failing}{broken}", plugins.count)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::control::vitals::{Messages, OpenBreaker, Plugins, Queue, RefusedReload, Sessions, Spool};
+    use crate::cli::control::vitals::{Broken, Messages, OpenBreaker, Plugins, Queue, RefusedReload, Sessions, Spool};
     use crate::cli::control::{ErrorKind, bind, serve};
 
     fn at(time: &str) -> Timestamp {
@@ -212,7 +214,7 @@ mod tests {
                 reserve: 75 << 20,
                 damaged: 0,
             },
-            plugins: Plugins { count: 3, open: Vec::new() },
+            plugins: Plugins { count: 3, ..Plugins::default() },
             messages: Messages { accepted: 1000, quarantined: 10, discarded: 1, refused: 200, deferred: 20 },
             events_dropped: 0,
         }
@@ -235,6 +237,11 @@ mod tests {
             plugins: Plugins {
                 count: 3,
                 open: vec![OpenBreaker { plugin: "rules".to_owned(), scopes: vec!["tenant:company".to_owned()] }],
+                broken: vec![Broken {
+                    plugin: "old".to_owned(),
+                    scope: "tenant:other".to_owned(),
+                    reason: "it is damaged".to_owned(),
+                }],
             },
             events_dropped: 5,
             ..healthy
@@ -271,7 +278,7 @@ Plugins    3 in use
             "           DOWN mx:example.org: 400 messages, 1 failure, tried again in 5m: 451 4.4.1 \\u{1b}[31mno answer",
             "           and 2 more destinations are down",
             "Spool      healthy, 70 MiB in /var/spool/postern, ONLY 10 MiB free, 75 MiB are kept, 2 DAMAGED RECORDS set aside",
-            "Plugins    3 in use; NOT ASKED, for they fail: rules (tenant:company)",
+            "Plugins    3 in use; NOT ASKED, for they fail: rules (tenant:company); BROKEN: old (tenant:other)",
             "Log        5 EVENTS LOST: the log could not keep up",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");

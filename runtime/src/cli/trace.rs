@@ -28,8 +28,7 @@ pub(super) fn run(trace: &Trace, context: &Context<'_>, streams: &mut Streams<'_
         (true, _) => None,
         (false, what) => Some(subject(what.unwrap_or_default())?),
     };
-    let settings = context.settings()?;
-    let file = settings.log.file.ok_or_else(|| {
+    let file = context.event_log()?.ok_or_else(|| {
         let help = "there is no event log to read: set `file` in [log] (the events go to standard output)";
         CliError::Failed(help.to_owned())
     })?;
@@ -69,6 +68,11 @@ fn id_form(what: &str) -> String {
 fn past(file: &Path, subject: Subject, trace: &Trace, json: bool, streams: &mut Streams<'_>) -> Result<u8, CliError> {
     let files = log_files(file);
     if files.is_empty() {
+        if let Err(error) = std::fs::metadata(file)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(CliError::Failed(format!("can't read {}: {error}", file.display())));
+        }
         return Err(CliError::Failed(format!("there is no log {}", file.display())));
     }
     let name = match subject {

@@ -103,7 +103,12 @@ impl Sources {
     fn read_file(&mut self, path: &Path, findings: &mut Findings) {
         match read_text(path, MAX_TEXT) {
             Ok(text) => self.push(path.to_owned(), text),
-            Err(error) => findings.error(None, format!("can't read {}: {error}", path.display())),
+            Err(error) => {
+                let finding = findings.push_error(None, format!("can't read {}: {error}", path.display()));
+                if error.kind() == std::io::ErrorKind::NotFound {
+                    finding.help("say with `--config FILE` where the config is");
+                }
+            }
         }
     }
 
@@ -121,6 +126,14 @@ impl Sources {
     /// The directory against which a path written there is resolved.
     pub fn directory_at(&self, span: Span) -> &Path {
         self.file_at(span.start).and_then(|file| file.path.parent()).unwrap_or(Path::new(""))
+    }
+
+    /// What can be made out of each file, however much is wrong with it, and the file's directory.
+    pub fn each_recovered(&self, mut then: impl FnMut(&Path, &DeTable<'_>)) {
+        for file in &self.files {
+            let (root, _) = DeTable::parse_recoverable(&file.text);
+            then(file.path.parent().unwrap_or(Path::new("")), root.get_ref());
+        }
     }
 
     /// Merges the tables of all files. What is wrong becomes a finding; a file that is no TOML is left out.

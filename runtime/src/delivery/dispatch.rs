@@ -50,6 +50,9 @@ struct Live {
     connectors: Connectors,
 }
 
+/// Settings that can be put in force.
+pub struct Ready(Arc<Live>);
+
 /// What is asked of a connection, besides its address.
 struct Terms {
     tls: TlsPolicy,
@@ -89,10 +92,14 @@ impl Delivery {
     }
 
     /// The next delivery goes by these, over connections opened under these. On an error the old ones stay.
-    pub fn reload(&self, settings: Settings) -> Result<(), TlsSetupError> {
+    pub fn prepare(&self, settings: Settings) -> Result<Ready, TlsSetupError> {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
-        self.live.store(Arc::new(Live::new(settings, generation)?));
-        Ok(())
+        Ok(Ready(Arc::new(Live::new(settings, generation)?)))
+    }
+
+    /// Puts them in force.
+    pub fn replace(&self, ready: Ready) {
+        self.live.store(ready.0);
     }
 
     /// Closes connections that have been idle for long enough; never ends. To be run beside the deliveries.

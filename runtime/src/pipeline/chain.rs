@@ -41,6 +41,14 @@ pub enum Directions {
 }
 
 impl Directions {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+            Self::Both => "both",
+        }
+    }
+
     pub fn has(self, direction: Direction) -> bool {
         match self {
             Self::Inbound => direction == Direction::Inbound,

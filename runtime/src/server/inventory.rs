@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::live::{InForce, Live, Refusal};
 use super::plugins::Key;
+use super::plugins::effective::knows_scope;
 use super::plugins::record::Entry;
 use super::verbs::{chain, places};
 use crate::cli::control::plugin::{Detail, State, Version};
-use crate::config::settings::{Plugin, PluginSource};
+use crate::config::settings::{ChainEntry, Plugin, PluginSource};
 use crate::host::Accounts;
 use crate::pipeline::OnFailure;
 
@@ -16,8 +17,15 @@ impl Live {
     pub fn plugins(&self, scope: Option<&str>) -> Result<Vec<State>, Refusal> {
         let scope = scope.map(|scope| self.scope(scope)).transpose()?;
         let in_force = self.in_force();
-        let of_scope = |key: &&Key| scope.as_ref().is_none_or(|scope| key.0 == *scope);
-        Ok(known(&in_force).iter().filter(of_scope).map(|key| self.state(&in_force, key)).collect())
+        if let Some(scope) = scope.as_ref().filter(|scope| !knows_scope(&in_force.settings, scope)) {
+            return Err(Refusal::Invalid(format!("there is no {scope} in the config")));
+        }
+        // Its own, and those of others that stand in its chain.
+        let concerns = |state: &State| {
+            let scope = scope.as_ref().map(ToString::to_string);
+            scope.is_none_or(|scope| state.scope == scope || state.chains.contains(&scope))
+        };
+        Ok(known(&in_force).iter().map(|key| self.state(&in_force, key)).filter(concerns).collect())
     }
 
     pub fn plugin(&self, scope: &str, name: &str) -> Result<Detail, Refusal> {
@@ -34,6 +42,9 @@ impl Live {
             size: inspection.map(|inspection| inspection.size as u64),
             imports: inspection.map(|inspection| inspection.imports.clone()).unwrap_or_default(),
             config: declared.map(|plugin| plugin.config.clone()).unwrap_or_default(),
+            tables: declared.map(|plugin| plugin.tables.keys().cloned().collect()).unwrap_or_default(),
+            direction: own_place(&in_force, &key).map(|place| place.directions.name().to_owned()),
+            exemptable: own_place(&in_force, &key).is_some_and(|place| place.exemptable),
             on_failure: on_failure(&in_force, &key).name().to_owned(),
             reuse: declared.is_some_and(|plugin| plugin.reuse),
             versions: entry
@@ -94,11 +105,14 @@ fn declared<'f>(in_force: &'f InForce, (scope, name): &Key) -> Option<&'f Arc<Pl
     in_force.effective.settings.plugins.iter().find(|plugin| plugin.scope == *scope && plugin.name == *name)
 }
 
+fn own_place<'f>(in_force: &'f InForce, key: &Key) -> Option<&'f ChainEntry> {
+    chain(&in_force.effective.settings.chains, &key.0).iter().find(|place| place.plugin.name == key.1)
+}
+
 /// Of its place in its own scope's chain.
 fn on_failure(in_force: &InForce, key: &Key) -> OnFailure {
-    let own = chain(&in_force.effective.settings.chains, &key.0).iter().find(|place| place.plugin.name == key.1);
     let declared = || declared(in_force, key).map(|plugin| plugin.on_failure);
-    own.map(|place| place.on_failure).or_else(declared).unwrap_or_default()
+    own_place(in_force, key).map(|place| place.on_failure).or_else(declared).unwrap_or_default()
 }
 
 fn versions(entry: &Entry, digest: Option<&str>) -> Vec<Version> {
@@ -113,6 +127,7 @@ fn versions(entry: &Entry, digest: Option<&str>) -> Vec<Version> {
             Some(number) => version.number == number,
             None => digest == Some(&*version.digest),
         },
+        settings: version.settings.as_ref().map(|settings| settings.text.clone()),
         withdrawn: version.withdrawn.as_ref().map(|withdrawal| withdrawal.reason.clone()),
     });
     versions.collect()

@@ -3,6 +3,7 @@
 //! A change is prepared beside what is in force: config read, plugins compiled, probed and tried out. Only when nothing
 //! can fail any more is it put in force. A mail keeps the chains that it began with; connections notice nothing.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,11 +11,15 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
 use super::connections::Limits;
-use super::plugins::{self, Change, Effective, Loaded, PluginError, Rack, Record as Installed, Registry};
+use super::plugins::record::{Place, Version};
+use super::plugins::{
+    self, Also, Change, Effective, Loaded, PluginError, Rack, Record as Installed, Registry, Tolerated,
+};
 use super::setup;
 use super::supervisor::Supervisor;
 use super::tls::Certificates;
 use super::trial::Trials;
+use super::verbs;
 use crate::config::settings::{self, PluginSource};
 use crate::config::{self, Settings};
 use crate::delivery::Delivery;
@@ -61,6 +66,8 @@ pub struct Live {
     /// `None`: the config did not come from a file.
     config: Option<PathBuf>,
     pub(super) parts: Parts,
+    /// What the gateway was started with, which a reload can't change all of.
+    started: Settings,
     in_force: ArcSwap<InForce>,
     last_reload: ArcSwap<Option<Reload>>,
     pub(super) trials: Trials,
@@ -87,22 +94,44 @@ pub enum Refusal {
     Interrupted,
 }
 
-/// Lays the record over the config and loads what is not loaded yet. `also`: tried, though it stands in no chain.
-async fn prepare(
-    parts: (&Arc<Host>, &Registry),
-    rack: &Rack,
-    settings: &Settings,
-    installed: &Installed,
-    also: Option<&plugins::Key>,
-    tolerant: bool,
-) -> Result<(Effective, Loaded), Refusal> {
-    let (host, registry) = parts;
-    let (settings, installed, registry) = (settings.clone(), installed.clone(), registry.clone());
-    let lay_over = move || Effective::new(&settings, &installed, &registry, config_digest, tolerant);
-    let effective = tokio::task::spawn_blocking(lay_over).await.map_err(|_| Refusal::Interrupted)?;
-    let effective = effective.map_err(PluginError::from)?;
-    let loaded = rack.load(host, &effective, also).await?;
-    Ok((effective, loaded))
+/// What a change works on.
+struct Ground<'a> {
+    host: &'a Arc<Host>,
+    registry: &'a Registry,
+    /// What is in force; at a start nothing is.
+    rack: &'a Rack,
+    /// Only what differs from it is looked at; `None`: all files are read again.
+    unread: Option<&'a Effective>,
+    also: Also<'a>,
+    tolerated: Tolerated,
+}
+
+impl Ground<'_> {
+    /// Lays the record over the config and loads what is not loaded yet.
+    async fn prepare(&self, settings: &Settings, installed: &Installed) -> Result<(Effective, Loaded), Refusal> {
+        let (settings, installed, registry) = (settings.clone(), installed.clone(), self.registry.clone());
+        let tolerated = self.tolerated.clone();
+        // What stands in for the config's file goes on doing so until a reload looks at the file.
+        let stays: Option<HashSet<plugins::Key>> = self.unread.map(|before| {
+            let changed = if let Also::One(key) = self.also { Some(key.clone()) } else { None };
+            before.pinned.keys().cloned().chain(changed).collect()
+        });
+        let left = move |plugin: &settings::Plugin, digest: &str| match &stays {
+            Some(stays) => stays.contains(&(plugin.scope.clone(), plugin.name.clone())),
+            None => config_digest(plugin).as_deref() == Some(digest),
+        };
+        let lay_over = move || Effective::new(&settings, &installed, &registry, left, tolerated);
+        let effective = tokio::task::spawn_blocking(lay_over).await.map_err(|_| Refusal::Interrupted)?;
+        let effective = effective.map_err(PluginError::from)?;
+        let loaded = self.rack.load(self.host, &effective, self.also, self.unread).await?;
+        Ok((effective, loaded))
+    }
+}
+
+/// What is broken may stay so, unless it is what is being changed.
+fn broken_already(rack: &Rack, changed: Option<&plugins::Key>) -> Tolerated {
+    let broken = rack.all().filter(|(key, mounted)| mounted.broken.is_some() && Some(*key) != changed);
+    Tolerated::Only(broken.map(|(key, _)| key.clone()).collect())
 }
 
 /// Of the file that the config names.
@@ -126,7 +155,9 @@ pub async fn start(host: &Arc<Host>, settings: &Settings) -> Result<Started, Ref
     let (registry, found) = open.await.map_err(|_| Refusal::Interrupted)?.map_err(PluginError::from)?;
     let mut installed = found.clone();
     let rack = Rack::default();
-    let (effective, loaded) = prepare((host, &registry), &rack, settings, &installed, None, true).await?;
+    let (registry_of, tolerated) = (&registry, Tolerated::All);
+    let ground = Ground { host, registry: registry_of, rack: &rack, unread: None, also: Also::Nothing, tolerated };
+    let (effective, loaded) = ground.prepare(settings, &installed).await?;
     let noted = note_versions(&mut installed, &effective, &loaded.changes, settings.installation.keep_versions);
     if installed != found {
         keep(&registry, &installed, noted).await?;
@@ -135,12 +166,15 @@ pub async fn start(host: &Arc<Host>, settings: &Settings) -> Result<Started, Ref
     Ok(Started { in_force, registry, chains: loaded.chains })
 }
 
-/// Loads what a start would load, what is installed included, and keeps nothing of it: for `postern check --deep`.
+/// Loads all plugins, those that are installed and those that stand in no chain included, and keeps nothing of it: for
+/// `postern check --deep`.
 pub async fn try_out(host: &Arc<Host>, settings: &Settings) -> Result<(), Refusal> {
     let directory = settings.installation.directory.clone();
     let look = tokio::task::spawn_blocking(move || Registry::look(directory));
     let (registry, installed) = look.await.map_err(|_| Refusal::Interrupted)?.map_err(PluginError::from)?;
-    prepare((host, &registry), &Rack::default(), settings, &installed, None, false).await.map(drop)
+    let (rack, tolerated) = (Rack::default(), Tolerated::Only(HashSet::new()));
+    let ground = Ground { host, registry: &registry, rack: &rack, unread: None, also: Also::All, tolerated };
+    ground.prepare(settings, &installed).await.map(drop)
 }
 
 /// Components that the record is going to speak of.
@@ -163,7 +197,7 @@ fn note_versions(installed: &mut Installed, effective: &Effective, changes: &[Ch
         entry.current = None;
         if entry.versions.last().is_none_or(|last| last.digest != change.mounted.digest) {
             let file = "the config's".to_owned();
-            let version = super::verbs::version(plugin.inspect(), file, None);
+            let version = verbs::version(plugin.inspect(), file, None);
             entry.add(version, usize::try_from(keep).unwrap_or(usize::MAX));
         }
         sources.push((plugin.inspect().digest, source.clone()));
@@ -171,14 +205,24 @@ fn note_versions(installed: &mut Installed, effective: &Effective, changes: &[Ch
     sources
 }
 
-/// Only loading a component tells at which stages it is asked.
-fn note_stages(installed: &mut Installed, rack: &Rack) {
+/// Only loading a component tells at which stages it is asked; and where it stands, when it can't be loaded one day.
+fn note_places(installed: &mut Installed, effective: &Effective, rack: &Rack) {
     for entry in &mut installed.plugins {
         let (Some(pin), Some(mounted)) = (&entry.current, rack.at(&(entry.scope.clone(), entry.name.clone()))) else {
             continue;
         };
-        for version in entry.versions.iter_mut().filter(|version| version.number == pin.version) {
+        let places = verbs::chain(&effective.settings.chains, &entry.scope);
+        let place = places.iter().find(|place| place.plugin.name == entry.name).map(|place| Place {
+            direction: place.directions.name().to_owned(),
+            on_failure: place.on_failure.name().to_owned(),
+            exemptable: place.exemptable,
+        });
+        let loaded = |version: &&mut Version| {
+            version.number == pin.version && version.digest == mounted.digest && mounted.broken.is_none()
+        };
+        for version in entry.versions.iter_mut().filter(loaded) {
             version.stages = mounted.filter.stages().iter().map(|stage| stage.name().to_owned()).collect();
+            version.place = place.clone().or(version.place.take());
         }
     }
 }
@@ -197,18 +241,32 @@ async fn keep(registry: &Registry, installed: &Installed, sources: Sources) -> R
 
 impl Live {
     pub fn new(config: Option<PathBuf>, parts: Parts, in_force: InForce) -> Self {
-        Self {
+        let live = Self {
             config,
             parts,
+            started: in_force.settings.clone(),
             in_force: ArcSwap::from_pointee(in_force),
             last_reload: ArcSwap::from_pointee(None),
             trials: Trials::default(),
             turn: tokio::sync::Mutex::default(),
-        }
+        };
+        live.count_broken(&live.in_force().rack);
+        live
     }
 
     pub fn in_force(&self) -> Arc<InForce> {
         self.in_force.load_full()
+    }
+
+    fn ground<'a>(
+        &'a self,
+        before: &'a InForce,
+        unread: Option<&'a Effective>,
+        also: Also<'a>,
+        tolerated: Tolerated,
+    ) -> Ground<'a> {
+        let Parts { host, registry, .. } = &self.parts;
+        Ground { host, registry, rack: &before.rack, unread, also, tolerated }
     }
 
     pub(super) fn certificates(&self) -> &Certificates {
@@ -250,24 +308,26 @@ impl Live {
         let settings = load.await.map_err(|_| Refusal::Interrupted)??.settings;
         let before = self.in_force();
         let mut installed = before.installed.clone();
-        let parts = (&self.parts.host, &self.parts.registry);
-        let (effective, loaded) = prepare(parts, &before.rack, &settings, &installed, None, false).await?;
+        let tolerated = broken_already(&before.rack, None);
+        let (effective, loaded) =
+            self.ground(&before, None, Also::Nothing, tolerated).prepare(&settings, &installed).await?;
         let noted = note_versions(&mut installed, &effective, &loaded.changes, settings.installation.keep_versions);
+        let delivery = self.parts.delivery.prepare(setup::delivery(&settings))?;
         if installed != before.installed {
             keep(&self.parts.registry, &installed, noted).await?;
         }
-        self.parts.delivery.reload(setup::delivery(&settings))?;
         // From here on nothing fails.
+        self.parts.delivery.replace(delivery);
         wake(&loaded.changes);
         self.parts.queue.configure(setup::queue(&settings));
         self.parts.limits.store(Arc::new(setup::connections(&settings)));
         self.parts.certificates.replace(&settings);
         let new = Arc::new(setup::snapshot(&settings, self.parts.incoming.clone(), loaded.chains.clone()));
         let old = self.parts.gateway.current.swap(new.clone());
-        let message = describe(&before.settings, &settings, &loaded.changes);
+        let message = describe(&self.started, &settings, &loaded.changes);
         self.trials.begin(&loaded.changes, settings.installation.rollback_window);
         rest(&before.rack, &loaded.rack);
-        self.in_force.store(Arc::new(InForce { settings, installed, effective, rack: loaded.rack }));
+        self.settle(InForce { settings, installed, effective, rack: loaded.rack });
         self.try_moved(&old.directory, &new.directory).await;
         Ok(message)
     }
@@ -281,9 +341,10 @@ impl Live {
         watched: bool,
     ) -> Result<Vec<Change>, Refusal> {
         let before = self.in_force();
-        let parts = (&self.parts.host, &self.parts.registry);
-        let (effective, loaded) = prepare(parts, &before.rack, &before.settings, &installed, also, false).await?;
-        note_stages(&mut installed, &loaded.rack);
+        let tolerated = broken_already(&before.rack, also);
+        let ground = self.ground(&before, Some(&before.effective), also.map_or(Also::Nothing, Also::One), tolerated);
+        let (effective, loaded) = ground.prepare(&before.settings, &installed).await?;
+        note_places(&mut installed, &effective, &loaded.rack);
         keep(&self.parts.registry, &installed, Vec::new()).await?;
         wake(&loaded.changes);
         let current = self.parts.gateway.current.load_full();
@@ -295,7 +356,7 @@ impl Live {
             false => loaded.changes.iter().for_each(|change| self.trials.forget(&change.key)),
         }
         rest(&before.rack, &loaded.rack);
-        self.in_force.store(Arc::new(InForce { settings, installed, effective, rack: loaded.rack }));
+        self.settle(InForce { settings, installed, effective, rack: loaded.rack });
         Ok(loaded.changes)
     }
 
@@ -303,6 +364,17 @@ impl Live {
     pub(super) async fn sweep(&self) {
         let (registry, in_force) = (self.parts.registry.clone(), self.in_force());
         let _ = tokio::task::spawn_blocking(move || registry.sweep(&in_force.installed)).await;
+    }
+
+    fn settle(&self, in_force: InForce) {
+        self.count_broken(&in_force.rack);
+        self.in_force.store(Arc::new(in_force));
+    }
+
+    fn count_broken(&self, rack: &Rack) {
+        let broken = rack.all().filter(|(_, mounted)| mounted.broken.is_some()).count();
+        let metrics = &self.parts.gateway.clerk.metrics;
+        metrics.plugins_broken.set(i64::try_from(broken).unwrap_or(i64::MAX));
     }
 
     /// A changed destination takes effect at once, also for what waits because the old one is down (R14).
@@ -339,15 +411,15 @@ fn moved(old: &Directory, new: &Directory) -> Vec<Arc<str>> {
 }
 
 /// What the operator wants to know after a reload.
-fn describe(old: &Settings, new: &Settings, changes: &[Change]) -> String {
+fn describe(started: &Settings, new: &Settings, changes: &[Change]) -> String {
     let mut told = vec!["the config is in force".to_owned()];
     let names: Vec<_> = changes.iter().map(|change| format!("{} ({})", change.key.1, change.key.0)).collect();
     if !names.is_empty() {
         told.push(format!("plugins loaded: {}", names.join(", ")));
     }
-    let waits = needs_restart(old, new);
+    let waits = needs_restart(started, new);
     if !waits.is_empty() {
-        told.push(format!("changed, but only a restart puts it in force: {}", waits.join(", ")));
+        told.push(format!("only a restart puts in force what differs in {}", waits.join(", ")));
     }
     told.join("; ")
 }

@@ -10,14 +10,15 @@ pub mod registry;
 
 use std::sync::Arc;
 
-pub use effective::{Effective, Key};
-pub use rack::{Change, Loaded, Mounted, Rack};
+pub use effective::{Effective, Key, Tolerated};
+pub use rack::{Also, Change, Loaded, Mounted, Rack};
 pub use record::Record;
 pub use registry::{Registry, RegistryError};
 
 use crate::config::settings;
 use crate::host::table::{Format, Source, TableError};
 use crate::host::{Limits, LoadError, PluginSettings, Tables};
+use crate::pipeline::Scope;
 
 mod builtin {
     include!(concat!(env!("OUT_DIR"), "/builtin.rs"));
@@ -39,12 +40,12 @@ pub enum PluginError {
     NoBuiltin { name: Arc<str>, builtin: Arc<str> },
     #[error("plugin {name}: table {table}: {source}")]
     Table { name: Arc<str>, table: String, source: TableError },
-    #[error("plugin {name}: {source}")]
-    Load { name: Arc<str>, source: LoadError },
+    #[error("plugin {name} of {scope}: {source}")]
+    Load { name: Arc<str>, scope: Scope, source: LoadError },
     #[error(
-        "plugin {name}: its file has changed since it was installed, it has the digest {digest} now: install it again"
+        "plugin {name} of {scope}: its file has changed since it was installed, it has the digest {digest} now: install it again"
     )]
-    Damaged { name: Arc<str>, digest: Arc<str> },
+    Damaged { name: Arc<str>, scope: Scope, digest: Arc<str> },
     #[error("plugin {name}: what belongs to it could not be read to the end")]
     Interrupted { name: Arc<str> },
     #[error("{0}")]

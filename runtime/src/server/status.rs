@@ -12,8 +12,10 @@ use prometheus::{IntCounterVec, IntGauge, IntGaugeVec};
 use super::certificate;
 use super::http::Readiness;
 use super::live::Live;
+use super::plugins::Rack;
 use crate::cli::control::vitals::{
-    Down, Listener, Messages, OpenBreaker, Plugins, Queue as QueueVitals, RefusedReload, Sessions, Spool, Vitals,
+    Broken, Down, Listener, Messages, OpenBreaker, Plugins, Queue as QueueVitals, RefusedReload, Sessions, Spool,
+    Vitals,
 };
 use crate::config::Settings;
 use crate::config::settings::{self, ListenerTls};
@@ -61,7 +63,10 @@ impl Facts {
             sessions: Sessions { open: level(&metrics.sessions_open), limit: parts.limits.load().total as u64 },
             queue: self.queue(),
             spool: self.spool(),
-            plugins: plugins(&parts.gateway.current.load().chains, &metrics.plugin_breaker_open),
+            plugins: Plugins {
+                broken: broken(&self.live.in_force().rack),
+                ..plugins(&parts.gateway.current.load().chains, &metrics.plugin_breaker_open)
+            },
             messages: messages(&metrics.messages),
             events_dropped: metrics.log_dropped.get(),
         }
@@ -182,7 +187,18 @@ fn plugins(chains: &Chains, breakers: &IntGaugeVec) -> Plugins {
         // A series stays when its plugin has gone.
         names.contains(&plugin).then(|| OpenBreaker { plugin, scopes: label("scope").into_iter().collect() })
     });
-    Plugins { count: filters.len() as u64, open: open.take(MAX_OPEN).collect() }
+    Plugins { count: filters.len() as u64, open: open.take(MAX_OPEN).collect(), broken: Vec::new() }
+}
+
+fn broken(rack: &Rack) -> Vec<Broken> {
+    let broken = rack.all().filter_map(|((scope, plugin), mounted)| {
+        let (plugin, scope) = (plugin.to_string(), scope.to_string());
+        mounted.broken.clone().map(|reason| Broken { plugin, scope, reason })
+    });
+    let mut broken: Vec<_> = broken.collect();
+    broken.sort_by(|one, other| (&one.scope, &one.plugin).cmp(&(&other.scope, &other.plugin)));
+    broken.truncate(MAX_OPEN);
+    broken
 }
 
 fn all(chains: &Chains) -> impl Iterator<Item = &Arc<Chain>> {

@@ -11,6 +11,9 @@ use crate::host::{BreakerState, Plugin};
 /// A version that fails less than once in so many calls is not taken back: some mails are odd.
 const CALLS_PER_FAILURE: u64 = 20;
 
+/// How long a version that could not be taken back is left alone.
+const PAUSE: Duration = Duration::from_secs(10);
+
 /// New versions that are watched.
 #[derive(Default)]
 pub(super) struct Trials(Mutex<Vec<Trial>>);
@@ -22,6 +25,7 @@ struct Trial {
     /// Calls and failures of its earlier life: a version may be tried again.
     calls: u64,
     failures: u64,
+    not_before: Option<Instant>,
 }
 
 /// A version that has failed too often.
@@ -41,9 +45,23 @@ impl Trials {
             if let (Some(plugin), Some(_)) = (&change.mounted.plugin, &change.before) {
                 let until = Instant::now() + window;
                 let (calls, failures) = (plugin.calls(), plugin.failures());
-                trials.push(Trial { key: change.key.clone(), plugin: plugin.clone(), until, calls, failures });
+                trials.push(Trial {
+                    key: change.key.clone(),
+                    plugin: plugin.clone(),
+                    until,
+                    calls,
+                    failures,
+                    not_before: None,
+                });
             }
         }
+    }
+
+    /// It is looked at again later.
+    pub fn pause(&self, key: &Key) {
+        let mut trials = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let later = Instant::now() + PAUSE;
+        trials.iter_mut().filter(|trial| trial.key == *key).for_each(|trial| trial.not_before = Some(later));
     }
 
     pub fn forget(&self, key: &Key) {
@@ -63,6 +81,9 @@ impl Trials {
         let now = Instant::now();
         trials.retain(|trial| trial.until > now);
         let judge = |trial: &Trial| {
+            if trial.not_before.is_some_and(|later| now < later) {
+                return None;
+            }
             let calls = trial.plugin.calls().saturating_sub(trial.calls);
             let failures = trial.plugin.failures().saturating_sub(trial.failures);
             // With an open breaker hardly any call runs that could still fail.

@@ -30,6 +30,7 @@ pub(super) fn version(inspection: &Inspection, file: String, settings: Option<Wr
         installed: Timestamp::now(),
         file,
         stages: inspection.stages.iter().map(|stage| stage.name().to_owned()).collect(),
+        place: None,
         settings,
         withdrawn: None,
     }
@@ -69,8 +70,9 @@ impl Live {
         };
         let digest_text: Arc<str> = digest.to_string().into();
         let same = |current: &Version| current.digest == digest_text && current.settings == settings;
-        if let Some(current) = entry.current().filter(|current| same(current)) {
-            return Ok(format!("version {} of {name} ({scope}) is in force already", current.number));
+        let works = in_force.rack.at(&key).is_some_and(|mounted| mounted.broken.is_none());
+        if works && entry.current().is_some_and(same) {
+            return Ok(self.told(&key));
         }
         let registry = self.parts.registry.clone();
         let keep = tokio::task::spawn_blocking(move || registry.keep(digest, &source));
@@ -83,6 +85,7 @@ impl Live {
             installed: Timestamp::now(),
             file: request.file,
             stages: Vec::new(),
+            place: None,
             settings,
             withdrawn: None,
         };
@@ -105,7 +108,8 @@ impl Live {
         let in_force = self.in_force();
         let stands = |chain: &[ChainEntry]| chain.iter().any(|place| place.plugin.name == *name);
         let effective = &in_force.effective.settings;
-        if visible(effective, scope, name).is_none() {
+        let is_broken = in_force.effective.broken.contains_key(&key);
+        if visible(effective, scope, name).is_none() && !is_broken {
             return Err(self.no_plugin(&key));
         }
         if stands(chain(&effective.chains, scope)) == enabled {
@@ -184,7 +188,17 @@ impl Live {
         let changes = self.change_plugins(installed, None, false).await?;
         self.sweep().await;
         self.tell("removed", &key, "", &changes);
-        Ok(format!("{name} of {scope} is removed"))
+        let in_force = self.in_force();
+        let stands = chain(&in_force.settings.chains, scope).iter().any(|place| place.plugin.name == *name);
+        Ok(match (in_force.settings.plugins.iter().any(|p| p.scope == *scope && p.name == *name), stands) {
+            (_, true) => format!(
+                "what was installed and switched of {name} is forgotten; it stands in the chain of {scope} as the config says"
+            ),
+            (true, false) => format!(
+                "what was installed and switched of {name} is forgotten; the config puts it in no chain of {scope}"
+            ),
+            (false, false) => format!("{name} of {scope} is removed"),
+        })
     }
 
     /// Watches new versions, for ever.
@@ -211,7 +225,8 @@ impl Live {
         match self.go_back(key, &reason, "rolled-back-by-itself").await {
             Ok(message) => tracing::error!(plugin = %key.1, scope = %key.0, "{reason}: {message}"),
             Err(refusal) => {
-                self.trials.forget(key);
+                // Tried again for as long as it is on trial; what is in the way may go.
+                self.trials.pause(key);
                 tracing::error!(plugin = %key.1, scope = %key.0, "{reason}, and it can't be taken back: {refusal}");
             }
         }

@@ -47,21 +47,16 @@ pub(super) async fn check(
             return report.error(("plugins", "", "directory"), refusal.to_string(), "");
         };
         report.error(("plugin", &name, "source"), refusal.to_string(), "");
+        let before = rest.plugins.len();
+        rest.plugins.retain(|plugin| plugin.name != name);
         let without = |chain: &mut Vec<ChainEntry>| chain.retain(|entry| entry.plugin.name != name);
-        let before = entries(&rest);
         without(&mut rest.chains.platform);
         rest.chains.resellers.values_mut().chain(rest.chains.tenants.values_mut()).for_each(without);
         // One that was installed can't be taken out of the config.
-        if entries(&rest) == before {
+        if rest.plugins.len() == before {
             return;
         }
     }
-}
-
-fn entries(settings: &Settings) -> usize {
-    let chains = &settings.chains;
-    let scoped = chains.resellers.values().chain(chains.tenants.values());
-    chains.platform.len() + scoped.map(Vec::len).sum::<usize>()
 }
 
 /// `None`: it is not about one plugin.
@@ -116,8 +111,8 @@ mod tests {
         check(&settings, Compiler::InProcess, resolver, metrics, &mut report).await;
         let problems = report.into_problems();
         let lines: Vec<_> = problems.iter().map(|problem| problem.places[0].line).collect();
-        assert_eq!(lines, [15, 21], "{problems:?}");
-        assert!(problems[0].message.starts_with("plugin noise: "), "{problems:?}");
+        assert_eq!(lines, [15, 21, 24], "{problems:?}");
+        assert!(problems[0].message.starts_with("plugin noise of platform: "), "{problems:?}");
         assert!(!directory.path().join("spool").exists(), "nothing is made");
     }
 }

@@ -61,6 +61,11 @@ pub struct Detail {
     /// The interfaces that it imports.
     pub imports: Vec<String>,
     pub config: serde_json::Value,
+    /// The names of its tables.
+    pub tables: Vec<String>,
+    /// In the chain of its own scope; `None`: it does not stand there.
+    pub direction: Option<String>,
+    pub exemptable: bool,
     pub on_failure: String,
     pub reuse: bool,
     /// Newest first.
@@ -75,6 +80,8 @@ pub struct Version {
     pub installed: Timestamp,
     pub file: String,
     pub in_force: bool,
+    /// TOML, as it came with it; `None`: they stand in the config.
+    pub settings: Option<String>,
     /// Why it is never gone back to.
     pub withdrawn: Option<String>,
 }

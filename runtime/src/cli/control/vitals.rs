@@ -104,6 +104,16 @@ pub struct Plugins {
     pub count: u64,
     /// Those that are not asked, because they failed too often; at most twenty.
     pub open: Vec<OpenBreaker>,
+    /// Those that were installed and can't be loaded: where they stand, mail meets their failure policy. At most twenty.
+    #[serde(default)]
+    pub broken: Vec<Broken>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Broken {
+    pub plugin: String,
+    pub scope: String,
+    pub reason: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -37,8 +37,10 @@ pub(super) fn show(one: &One, context: &Context<'_>, streams: &mut Streams<'_>) 
 
 /// A line for each plugin, and below it why it does not work.
 fn rows(plugins: &[State]) -> String {
-    let heading =
-        ["NAME", "SCOPE", "STATE", "VERSION", "DIGEST", "CALLS", "P50", "P99", "FAILED", "MEMORY", "STAGES", "GRANTS"];
+    let heading = [
+        "NAME", "SCOPE", "STATE", "CHAINS", "VERSION", "DIGEST", "CALLS", "P50", "P99", "FAILED", "MEMORY", "STAGES",
+        "GRANTS",
+    ];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     for plugin in plugins {
         let told = |tell: fn(&Activity) -> String| plugin.activity.as_ref().map_or_else(|| "-".to_owned(), tell);
@@ -46,6 +48,7 @@ fn rows(plugins: &[State]) -> String {
             plugin.name.clone(),
             plugin.scope.clone(),
             condition(plugin).to_owned(),
+            chains(plugin),
             plugin.version.map_or_else(|| plugin.source.clone(), |version| version.to_string()),
             short(plugin.digest.as_deref()),
             told(|activity| activity.calls.to_string()),
@@ -68,6 +71,12 @@ fn rows(plugins: &[State]) -> String {
         }
     }
     out
+}
+
+/// Where it stands: `own` for the chain of its own scope.
+fn chains(plugin: &State) -> String {
+    let named = plugin.chains.iter().map(|chain| if *chain == plugin.scope { "own".to_owned() } else { chain.clone() });
+    or_dash(&named.collect::<Vec<_>>())
 }
 
 /// By cause: `3 (cpu 2, trap 1)`.
@@ -111,6 +120,9 @@ fn write_detail(out: &mut dyn Write, plugin: &Detail) -> io::Result<()> {
     row("Stages", or_dash(&state.stages))?;
     row("Imports", or_dash(&plugin.imports))?;
     row("Grants", or_dash(&state.grants))?;
+    row("Tables", or_dash(&plugin.tables))?;
+    row("Direction", plugin.direction.clone().unwrap_or_else(|| "-".to_owned()))?;
+    row("Exemptable", plugin.exemptable.to_string())?;
     row("On failure", plugin.on_failure.clone())?;
     row("Reuse", plugin.reuse.to_string())?;
     row("Config", plugin.config.to_string())?;
@@ -139,6 +151,9 @@ fn write_detail(out: &mut dyn Write, plugin: &Detail) -> io::Result<()> {
             printable(&version.file),
             withdrawn.unwrap_or_default(),
         )?;
+        for line in version.settings.iter().flat_map(|settings| settings.lines()) {
+            writeln!(out, "         | {}", printable(line))?;
+        }
     }
     Ok(())
 }

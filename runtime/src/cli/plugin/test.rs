@@ -13,7 +13,6 @@ use super::settings::Options;
 use crate::cli::{CliError, Context, FAILED, OK, Streams};
 use crate::config::value::FromText;
 use crate::config::{self, Identity, Installed, Known};
-use crate::host::component::MAX_SOURCE;
 use crate::host::{Compiler, PluginSettings};
 use crate::pipeline::Scope;
 use crate::rehearsal::script::{Script, Step};
@@ -88,7 +87,8 @@ fn run_with(arguments: &Arguments, compiler: Compiler, json: bool, streams: &mut
 }
 
 fn prepare(arguments: &Arguments, compiler: Compiler) -> Result<Rehearsal, CliError> {
-    let source = read(&arguments.file, MAX_SOURCE as u64)?;
+    let source = crate::host::read_source(&arguments.file);
+    let source = source.map_err(|error| in_file(Some(&arguments.file), error.to_string()))?;
     let message = arguments.eml.as_deref().map(|path| read(path, MAX_MAIL)).transpose()?;
     let script = match (&arguments.session, &message) {
         (Some(path), _) => {

@@ -279,12 +279,12 @@ async fn smart_hosts_and_reload() {
     };
     let with =
         |smart_host: &SmartHost| Settings { smart_hosts: [("out".into(), smart_host.clone())].into(), ..settings(1) };
-    delivery.reload(with(&smart_host)).unwrap();
+    delivery.replace(delivery.prepare(with(&smart_host)).unwrap());
     let report = delivery.deliver(job(route.clone(), &["to@them.example"])).await;
     assert_eq!(summary(&report), "delivered 250 2.0.0 remote");
     // With a login, neither the idle connection without one nor a clear one will do.
     smart_host.login = Some(Login { user: "u".to_owned(), password: "p".to_owned() });
-    delivery.reload(with(&smart_host)).unwrap();
+    delivery.replace(delivery.prepare(with(&smart_host)).unwrap());
     let report = delivery.deliver(job(route, &["to@them.example"])).await;
     assert_eq!(summary(&report), "deferred 451 4.7.5 own down");
     drop(delivery);
@@ -378,7 +378,9 @@ async fn connections_come_from_where_they_should() {
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();
     let (delivery, _) = delivery(&dns, Settings { source_addresses: vec![ip("::1")], ..settings(1) });
     assert_eq!(summary(&delivery.deliver(to_second(servers.port)).await), "deferred 451 4.4.1 own down");
-    delivery.reload(Settings { source_addresses: vec![ip("::1"), ip("127.0.0.9")], ..settings(1) }).unwrap();
+    delivery.replace(
+        delivery.prepare(Settings { source_addresses: vec![ip("::1"), ip("127.0.0.9")], ..settings(1) }).unwrap(),
+    );
     assert_eq!(summary(&delivery.deliver(to_second(servers.port)).await), "delivered 250 2.0.0 remote");
     assert_eq!(servers.clients.lock().unwrap()[0].ip(), ip("127.0.0.9"));
 }

@@ -1,12 +1,13 @@
 //! What is in force: the config, with what `postern plugin` has installed and switched laid over it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::builtins;
 use super::record::{Entry, Record, Version};
 use super::registry::Registry;
 use crate::config::settings::{ChainEntry, Plugin, PluginSource, Settings};
+use crate::config::value::FromText as _;
 use crate::config::{self, ConfigError, Identity, Known};
 use crate::pipeline::{Directions, OnFailure, Scope};
 
@@ -36,24 +37,44 @@ pub struct Effective {
     pub pinned: HashMap<Key, Version>,
     /// Those that can't be loaded though they should be, each with the reason and the stages that it had.
     pub broken: HashMap<Key, (String, Version)>,
-    /// What was installed and can't be loaded is no error.
-    pub tolerant: bool,
+    /// Of what was installed, what may be broken without being an error.
+    pub tolerated: Tolerated,
+}
+
+/// Whether something that was installed and can't be loaded is an error. One plugin of one tenant must keep neither the
+/// gateway from starting nor others from being changed.
+#[derive(Debug, Clone)]
+pub enum Tolerated {
+    /// At a start: nobody could answer.
+    All,
+    /// What is broken already, and is not what is being changed.
+    Only(HashSet<Key>),
+}
+
+impl Tolerated {
+    pub fn has(&self, key: &Key) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(keys) => keys.contains(key),
+        }
+    }
 }
 
 impl Effective {
-    /// `tolerant`: at a start nobody can answer, so what can't be used is put down as broken; else it is an error.
-    /// Blocking: looks at files.
+    /// `left`: whether the config's own file of that plugin is still the one with that digest, which a version stands in
+    /// for. Blocking: looks at files.
     pub fn new(
         settings: &Settings,
         record: &Record,
         registry: &Registry,
-        config_digest: impl Fn(&Plugin) -> Option<String>,
-        tolerant: bool,
+        left: impl Fn(&Plugin, &str) -> bool,
+        tolerated: Tolerated,
     ) -> Result<Self, Problem> {
         let mut effective =
-            Self { settings: settings.clone(), pinned: HashMap::new(), broken: HashMap::new(), tolerant };
+            Self { settings: settings.clone(), pinned: HashMap::new(), broken: HashMap::new(), tolerated };
         for entry in record.plugins.iter().filter(|entry| knows_scope(settings, &entry.scope)) {
-            if let Err(problem) = effective.lay_over(entry, registry, &config_digest) {
+            if let Err(problem) = effective.lay_over(entry, registry, &left) {
+                let tolerant = effective.tolerated.has(&(entry.scope.clone(), entry.name.clone()));
                 match entry.current().filter(|_| tolerant) {
                     Some(version) => effective.break_down(entry, version, &problem),
                     None if tolerant => tracing::error!("{problem}"),
@@ -64,16 +85,23 @@ impl Effective {
         Ok(effective)
     }
 
+    /// Nothing that is written of the plugin differs from the other, nor the version that was installed.
+    pub fn is_the_same(&self, key: &Key, plugin: &Plugin, other: &Self) -> bool {
+        let version = |effective: &Self| effective.pinned.get(key).map(|version| version.number);
+        let declared = self.settings.plugins.iter().find(|own| own.scope == key.0 && own.name == key.1);
+        declared.is_some_and(|own| **own == *plugin) && version(self) == version(other)
+    }
+
     fn lay_over(
         &mut self,
         entry: &Entry,
         registry: &Registry,
-        config_digest: &impl Fn(&Plugin) -> Option<String>,
+        left: &impl Fn(&Plugin, &str) -> bool,
     ) -> Result<(), Problem> {
         let key = (entry.scope.clone(), entry.name.clone());
         let declared = self.declared(&entry.scope, &entry.name);
         let holds = |instead_of: &Option<Arc<str>>| match (instead_of, &declared) {
-            (Some(digest), Some(plugin)) => config_digest(plugin).as_deref() == Some(&**digest),
+            (Some(digest), Some(plugin)) => left(plugin, digest),
             _ => true,
         };
         let pin = entry.current.as_ref().filter(|pin| holds(&pin.instead_of));
@@ -142,8 +170,13 @@ impl Effective {
             reuse: false,
             on_failure: OnFailure::Defer,
         });
-        let (directions, on_failure) = (Directions::Both, plugin.on_failure);
-        let place = ChainEntry { plugin, directions, on_failure, exemptable: false };
+        let place = version.place.as_ref();
+        let place = ChainEntry {
+            directions: place.and_then(|p| Directions::from_text(&p.direction).ok()).unwrap_or_default(),
+            on_failure: place.and_then(|p| OnFailure::from_text(&p.on_failure).ok()).unwrap_or_default(),
+            exemptable: place.is_some_and(|place| place.exemptable),
+            plugin,
+        };
         if entry.enabled != Some(false) {
             self.chain(&entry.scope).push(place);
         }

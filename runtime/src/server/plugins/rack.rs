@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 
 use super::effective::{Effective, Key};
+use super::record::Version;
 use super::{PluginError, builtin_source, tables};
 use crate::config::settings::{self, ChainEntry, PluginSource};
 use crate::host::{ContentDigest, Host, Plugin, Tables, read_source};
@@ -77,17 +78,27 @@ impl Rack {
         self.mounted.iter()
     }
 
-    /// What is to be loaded, with what of this rack can stay. `also`: a plugin to be tried though it stands in no chain.
-    /// All or nothing.
-    pub async fn load(&self, host: &Host, effective: &Effective, also: Option<&Key>) -> Result<Loaded, PluginError> {
+    /// What is to be loaded, with what of this rack can stay. `unread`: what this rack was loaded for, when only what
+    /// differs from that is to be looked at: files that have changed since wait for a reload. All or nothing.
+    pub async fn load(
+        &self,
+        host: &Host,
+        effective: &Effective,
+        also: Also<'_>,
+        unread: Option<&Effective>,
+    ) -> Result<Loaded, PluginError> {
         let mut next = Self::default();
         let mut changes = Vec::new();
         for plugin in in_use(&effective.settings, also) {
             let key = (plugin.scope.clone(), plugin.name.clone());
             if let hash_map::Entry::Vacant(place) = next.mounted.entry(key.clone()) {
-                let (mounted, source) = match self.mount(host, effective, &key, &plugin).await {
-                    Err(error) if effective.tolerant => broken(effective, &key, error)?,
-                    mounted => mounted?,
+                let same = unread.filter(|before| before.is_the_same(&key, &plugin, effective));
+                let (mounted, source) = match same.and_then(|_| self.mounted.get(&key)) {
+                    Some(mounted) => (mounted.clone(), None),
+                    None => match self.mount(host, effective, &key, &plugin).await {
+                        Err(error) if effective.tolerated.has(&key) => self.broken(effective, &key, error)?,
+                        mounted => mounted?,
+                    },
                 };
                 let before = self.mounted.get(&key);
                 if before.is_none_or(|before| !Arc::ptr_eq(before, &mounted)) {
@@ -111,7 +122,7 @@ impl Rack {
         plugin: &Arc<settings::Plugin>,
     ) -> Result<Fresh, PluginError> {
         if let Some((reason, version)) = effective.broken.get(key) {
-            return Ok((Arc::new(Mounted::broken(reason, &version.digest, version.stages())), None));
+            return Ok((self.absent(key, reason, version), None));
         }
         let pinned = effective.pinned.get(key);
         let known = pinned.map(|version| version.digest.clone());
@@ -121,7 +132,11 @@ impl Rack {
                 let source = read(plugin).await?;
                 let digest: Arc<str> = ContentDigest::of(&source).to_string().into();
                 if pinned.is_some_and(|version| version.digest != digest) {
-                    return Err(PluginError::Damaged { name: plugin.name.clone(), digest });
+                    return Err(PluginError::Damaged {
+                        name: plugin.name.clone(),
+                        scope: plugin.scope.clone(),
+                        digest,
+                    });
                 }
                 (digest, Some(source))
             }
@@ -136,6 +151,19 @@ impl Rack {
         };
         let loaded = load_one(host, plugin, source.clone()).await?;
         Ok((Arc::new(Mounted::new(loaded, specification)), Some(source)))
+    }
+
+    /// What was installed and can't be loaded does not keep the others from being asked; what the config names is an error,
+    /// as any other of the config's.
+    fn broken(&self, effective: &Effective, key: &Key, error: PluginError) -> Result<Fresh, PluginError> {
+        let Some(version) = effective.pinned.get(key) else { return Err(error) };
+        tracing::error!("{error}; the failure policy of its place speaks until another version is there");
+        Ok((self.absent(key, &error.to_string(), version), None))
+    }
+
+    fn absent(&self, key: &Key, reason: &str, version: &Version) -> Arc<Mounted> {
+        let already = self.mounted.get(key).filter(|there| there.broken.is_some() && there.digest == version.digest);
+        already.cloned().unwrap_or_else(|| Arc::new(Mounted::broken(reason, &version.digest, version.stages())))
     }
 
     /// The same plugin, loaded already: in force, or replaced last.
@@ -225,22 +253,25 @@ fn stamp(path: &Path) -> Option<Stamp> {
     Some((metadata.len(), metadata.ino(), metadata.modified().ok()?))
 }
 
+/// Plugins that are loaded though they may stand in no chain.
+#[derive(Debug, Clone, Copy)]
+pub enum Also<'a> {
+    Nothing,
+    One(&'a Key),
+    All,
+}
+
 /// Those that stand in some chain; what is only declared is not loaded.
-fn in_use(settings: &settings::Settings, also: Option<&Key>) -> Vec<Arc<settings::Plugin>> {
+fn in_use(settings: &settings::Settings, also: Also<'_>) -> Vec<Arc<settings::Plugin>> {
     let chains = &settings.chains;
     let scoped = chains.resellers.values().chain(chains.tenants.values()).flatten();
     let placed = scoped.chain(&chains.platform).map(|entry| entry.plugin.clone());
-    let also =
-        settings.plugins.iter().filter(|p| also.is_some_and(|(scope, name)| p.scope == *scope && p.name == *name));
+    let also = settings.plugins.iter().filter(|plugin| match also {
+        Also::Nothing => false,
+        Also::One((scope, name)) => plugin.scope == *scope && plugin.name == *name,
+        Also::All => true,
+    });
     placed.chain(also.cloned()).collect()
-}
-
-/// What was installed and can't be loaded when the gateway starts does not keep the others from being asked; what the
-/// config names is an error, as any other of the config's.
-fn broken(effective: &Effective, key: &Key, error: PluginError) -> Result<Fresh, PluginError> {
-    let Some(version) = effective.pinned.get(key) else { return Err(error) };
-    tracing::error!(scope = %key.0, "{error}; its failure policy speaks until another version is there");
-    Ok((Arc::new(Mounted::broken(&error.to_string(), &version.digest, version.stages())), None))
 }
 
 async fn read(plugin: &settings::Plugin) -> Result<Arc<[u8]>, PluginError> {
@@ -254,7 +285,11 @@ async fn read(plugin: &settings::Plugin) -> Result<Arc<[u8]>, PluginError> {
             let path = path.clone();
             let read = tokio::task::spawn_blocking(move || read_source(&path)).await;
             let read = read.map_err(|_| PluginError::Interrupted { name: name.clone() })?;
-            read.map(Arc::from).map_err(|source| PluginError::Load { name, source: source.into() })
+            read.map(Arc::from).map_err(|source| PluginError::Load {
+                name,
+                scope: plugin.scope.clone(),
+                source: source.into(),
+            })
         }
     }
 }
@@ -262,7 +297,7 @@ async fn read(plugin: &settings::Plugin) -> Result<Arc<[u8]>, PluginError> {
 async fn load_one(host: &Host, plugin: &Arc<settings::Plugin>, source: Arc<[u8]>) -> Result<Arc<Plugin>, PluginError> {
     let name = plugin.name.clone();
     let settings = super::to_load(plugin, source, load_tables(plugin).await?);
-    host.load(settings).await.map_err(|source| PluginError::Load { name, source })
+    host.load(settings).await.map_err(|source| PluginError::Load { name, scope: plugin.scope.clone(), source })
 }
 
 async fn load_tables(plugin: &Arc<settings::Plugin>) -> Result<Arc<Tables>, PluginError> {

@@ -57,12 +57,25 @@ pub struct Version {
     /// What the file was called.
     pub file: String,
     pub stages: Vec<String>,
+    /// How it stood in the chain of its scope: what counts when it can't be loaded at a start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
     /// `None`: they stand in the config.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<WrittenSettings>,
     /// Never gone back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub withdrawn: Option<Withdrawal>,
+}
+
+/// In the words of the config.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    pub direction: String,
+    pub on_failure: String,
+    #[serde(default)]
+    pub exemptable: bool,
 }
 
 /// The settings of an installed plugin, as they were written.
@@ -167,9 +180,11 @@ impl Entry {
                 && current.is_none_or(|current| version.number < current)
                 && (current.is_some() || effective != Some(&*version.digest))
         };
+        // A pin that stands in for the config's own file was set because that one was left.
+        let config_is_good = self.current.as_ref().is_some_and(|pin| pin.instead_of.is_none());
         match self.versions.iter().rev().find(before) {
             Some(version) => Earlier::Version(version.number),
-            None if in_config && current.is_some() => Earlier::Config,
+            None if in_config && config_is_good => Earlier::Config,
             None => Earlier::None,
         }
     }
@@ -230,6 +245,7 @@ mod tests {
                 installed: Timestamp::UNIX_EPOCH,
                 file: String::new(),
                 stages: Vec::new(),
+                place: None,
                 settings: None,
                 withdrawn: None,
             });
@@ -257,6 +273,15 @@ mod tests {
             let earlier = entry.earlier(in_config, Some(effective));
             assert_eq!(earlier, expected, "{versions:?} {current:?} {withdrawn:?} {in_config}");
         }
+    }
+
+    /// The config's file has failed, and the one before it stands in for it: there is no way back to the one that failed.
+    #[test]
+    fn the_file_that_was_left_is_not_gone_back_to() {
+        let mut entry = entry(&["a", "b"], Some(1));
+        entry.withdraw(2, "it failed");
+        entry.current.as_mut().unwrap().instead_of = Some("b".into());
+        assert_eq!(entry.earlier(true, Some("a")), Earlier::None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ async fn after_a_reload_no_old_connection_is_used() {
     let (delivery, _) = delivery(&dns, settings(1));
     for _ in 0..2 {
         assert_eq!(summary(&delivery.deliver(to_second(servers.port)).await), "delivered 250 2.0.0 remote");
-        delivery.reload(settings(1)).unwrap();
+        delivery.replace(delivery.prepare(settings(1)).unwrap());
     }
     assert_eq!(servers.clients.lock().unwrap().len(), 2);
     drop(delivery);
@@ -59,7 +59,7 @@ async fn a_server_that_is_slow_to_quit_does_not_hold_up_the_others() {
     let first = Servers::start(&[("127.0.0.2", &[&slow])]).await;
     let second = Servers::start(&[("127.0.0.3", &[&quick])]).await;
     let delivery = with_idle(&[&first, &second], &["127.0.0.2", "127.0.0.3"], patient()).await;
-    delivery.reload(Settings { idle_time: Duration::ZERO, ..patient() }).unwrap();
+    delivery.replace(delivery.prepare(Settings { idle_time: Duration::ZERO, ..patient() }).unwrap());
     tokio::select! {
         () = delivery.tend() => {}
         done = tokio::time::timeout(Duration::from_secs(60), second.finish()) => done.unwrap(),
