@@ -65,6 +65,7 @@ fn refused(refusal: Refusal) -> Response {
     let kind = match refusal {
         Refusal::NoPlugin { .. } => ErrorKind::NotFound,
         Refusal::Invalid(_) => ErrorKind::Invalid,
+        Refusal::NotNow(_) => ErrorKind::Conflict,
         _ => ErrorKind::Failed,
     };
     Response::error(kind, refusal.to_string())

@@ -85,9 +85,12 @@ pub enum Refusal {
     Plugin(#[from] PluginError),
     #[error("{0}")]
     Delivery(#[from] crate::delivery::TlsSetupError),
-    /// What was asked for makes no sense now.
+    /// What was asked for makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// It makes sense, but not as things are.
+    #[error("{0}")]
+    NotNow(String),
     #[error("there is no plugin {name} of {scope}{hint}")]
     NoPlugin { scope: Scope, name: Arc<str>, hint: String },
     #[error("a part of the change was interrupted")]

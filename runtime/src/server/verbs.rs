@@ -145,7 +145,7 @@ impl Live {
         let effective = in_force.rack.at(key).map(|mounted| mounted.digest.clone());
         let Some(entry) = installed.entry(scope, name) else {
             return Err(match declared {
-                Some(_) => Refusal::Invalid(format!("{name} of {scope} has no earlier version")),
+                Some(_) => Refusal::NotNow(format!("{name} of {scope} has no earlier version")),
                 None => self.no_plugin(key),
             });
         };
@@ -154,7 +154,7 @@ impl Live {
         let left = withdraw(entry, effective.as_deref(), reason);
         match earlier {
             Earlier::None => {
-                return Err(Refusal::Invalid(format!("{name} of {scope} has no earlier version to go back to")));
+                return Err(Refusal::NotNow(format!("{name} of {scope} has no earlier version to go back to")));
             }
             Earlier::Config => entry.current = None,
             Earlier::Version(number) => {
@@ -181,7 +181,7 @@ impl Live {
         if in_force.installed.entry(scope, name).is_none() {
             let declared = in_force.settings.plugins.iter().any(|p| p.scope == *scope && p.name == *name);
             let message = format!("{name} of {scope} stands in the config: take it out there, or disable it");
-            return Err(if declared { Refusal::Invalid(message) } else { self.no_plugin(&key) });
+            return Err(if declared { Refusal::NotNow(message) } else { self.no_plugin(&key) });
         }
         let mut installed = in_force.installed.clone();
         installed.remove(scope, name);
