@@ -328,7 +328,10 @@ impl Live {
         let new = Arc::new(setup::snapshot(&settings, self.parts.incoming.clone(), loaded.chains.clone()));
         let old = self.parts.gateway.current.swap(new.clone());
         let message = describe(&self.started, &settings, &loaded.changes);
-        self.trials.begin(&loaded.changes, settings.installation.rollback_window);
+        // Another table or setting in the config is no other version: the one before would have them, too.
+        let is_version =
+            |change: &Change| change.before.as_ref().is_some_and(|before| before.digest != change.mounted.digest);
+        self.trials.begin(&loaded.changes, settings.installation.rollback_window, is_version);
         rest(&before.rack, &loaded.rack);
         self.settle(InForce { settings, installed, effective, rack: loaded.rack });
         self.try_moved(&old.directory, &new.directory).await;
@@ -355,7 +358,7 @@ impl Live {
         self.parts.gateway.current.store(Arc::new(Snapshot { chains, ..Snapshot::clone(&current) }));
         let settings = before.settings.clone();
         match watched {
-            true => self.trials.begin(&loaded.changes, settings.installation.rollback_window),
+            true => self.trials.begin(&loaded.changes, settings.installation.rollback_window, |_| true),
             false => loaded.changes.iter().for_each(|change| self.trials.forget(&change.key)),
         }
         rest(&before.rack, &loaded.rack);

@@ -37,12 +37,13 @@ pub(super) struct Failing {
 }
 
 impl Trials {
-    /// Watches what has replaced something: only then is there something to go back to. Ends the trials of what is replaced.
-    pub fn begin(&self, changes: &[Change], window: Duration) {
+    /// Watches what has replaced something and is a version of its own: only then is there something to go back to. Ends the
+    /// trials of what is replaced.
+    pub fn begin(&self, changes: &[Change], window: Duration, is_version: impl Fn(&Change) -> bool) {
         let mut trials = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for change in changes {
             trials.retain(|trial| trial.key != change.key);
-            if let (Some(plugin), Some(_)) = (&change.mounted.plugin, &change.before) {
+            if let (Some(plugin), Some(_), true) = (&change.mounted.plugin, &change.before, is_version(change)) {
                 let until = Instant::now() + window;
                 let (calls, failures) = (plugin.calls(), plugin.failures());
                 trials.push(Trial {
