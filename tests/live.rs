@@ -458,6 +458,34 @@ async fn what_can_not_be_loaded_at_a_start_defers_its_own_tenants_mail_only() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_that_fit_no_more_keep_nobody_else_from_being_changed() {
+    let directory = tempfile::tempdir().unwrap();
+    let isp = "[[smart_host]]\nname = \"isp\"\nhost = \"192.0.2.9\"\n";
+    let scene = Scene::set(&format!("{CONFIG}{isp}"), directory.path()).await.unwrap();
+    let settings = refusing("smith@client.example").replace("\"tables\"", "\"tables\", \"route:isp\"");
+    install(&scene, access(1), Some(&format!("on_failure = \"reject\"\n{settings}"))).await.unwrap();
+    // While nobody looks, the smart host goes.
+    let path = directory.path().join("postern.toml");
+    std::fs::write(&path, std::fs::read_to_string(&path).unwrap().replace(isp, "")).unwrap();
+    let scene = scene.restart(directory.path()).await.unwrap();
+    let mut client = connected(&scene).await;
+    let reply = try_recipient(&mut client, "a@client.example", "b@example.com").await;
+    assert!(reply.starts_with('5'), "its own failure policy: {reply}");
+    let live = scene.server.live();
+    live.switch("tenant:example", "house", false).await.unwrap();
+    assert!(try_recipient(&mut client, "a@client.example", "b@example.com").await.starts_with("250"));
+    let other = access(2);
+    live.install(house("tenant:other", &other, Some(&refusing("x@client.example"))), other).await.unwrap();
+    live.reload().await.unwrap();
+    live.switch("tenant:example", "house", true).await.unwrap();
+    let reason = shown(&scene).unwrap().state.broken.unwrap();
+    assert!(reason.contains("there is no smart host `isp`"), "{reason}");
+    install(&scene, access(1), Some(&refusing("smith@client.example"))).await.unwrap();
+    assert!(try_recipient(&mut client, "smith@client.example", "b@example.com").await.starts_with("550"));
+    scene.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reload_renews_the_certificate() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);

@@ -132,9 +132,11 @@ impl Ground<'_> {
 }
 
 /// What is broken may stay so, unless it is what is being changed.
-fn broken_already(rack: &Rack, changed: Option<&plugins::Key>) -> Tolerated {
-    let broken = rack.all().filter(|(key, mounted)| mounted.broken.is_some() && Some(*key) != changed);
-    Tolerated::Only(broken.map(|(key, _)| key.clone()).collect())
+fn broken_already(before: &InForce, changed: Option<&plugins::Key>) -> Tolerated {
+    let mounted = before.rack.all().filter(|(_, mounted)| mounted.broken.is_some()).map(|(key, _)| key);
+    // One that was taken out of its chain is not mounted.
+    let broken = mounted.chain(before.effective.broken.keys()).filter(|key| Some(*key) != changed);
+    Tolerated::Only(broken.cloned().collect())
 }
 
 /// Of the file that the config names.
@@ -311,7 +313,7 @@ impl Live {
         let settings = load.await.map_err(|_| Refusal::Interrupted)??.settings;
         let before = self.in_force();
         let mut installed = before.installed.clone();
-        let tolerated = broken_already(&before.rack, None);
+        let tolerated = broken_already(&before, None);
         let (effective, loaded) =
             self.ground(&before, None, Also::Nothing, tolerated).prepare(&settings, &installed).await?;
         let noted = note_versions(&mut installed, &effective, &loaded.changes, settings.installation.keep_versions);
@@ -347,7 +349,7 @@ impl Live {
         watched: bool,
     ) -> Result<Vec<Change>, Refusal> {
         let before = self.in_force();
-        let tolerated = broken_already(&before.rack, also);
+        let tolerated = broken_already(&before, also);
         let ground = self.ground(&before, Some(&before.effective), also.map_or(Also::Nothing, Also::One), tolerated);
         let (effective, loaded) = ground.prepare(&before.settings, &installed).await?;
         note_places(&mut installed, &effective, &loaded.rack);
