@@ -26,39 +26,14 @@ pub use arc::Unsealed;
 pub use key::{Algorithm, Key, KeyError};
 pub use keyring::{Keyring, KeyringError, Selector};
 
-use crate::mail::{Body, Message};
+use crate::mail::{Body, Message, SignatureKind, SignatureRequest};
 use crate::smtp::Domain;
 
 /// Octets of a body in memory at once.
 const PIECE: usize = 64 * 1024;
 
-/// What is asked of the gateway: a signature in that domain's name, by that key of it.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Request {
-    pub kind: Kind,
-    pub domain: String,
-    pub selector: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-pub enum Kind {
-    /// A DKIM signature.
-    Sign,
-    /// An ARC set.
-    Seal,
-}
-
-impl Kind {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Sign => "dkim",
-            Self::Seal => "arc",
-        }
-    }
-}
-
 /// What signatures say besides.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
     /// `t=`.
     pub timestamp: bool,
@@ -71,8 +46,8 @@ pub struct Policy {
 /// Nothing was signed.
 #[derive(Debug, thiserror::Error)]
 pub enum SigningError {
-    #[error("there is no key {selector} of {domain} any more")]
-    NoKey { domain: String, selector: String },
+    #[error("there is no key {} of {} any more", .0.selector, .0.domain)]
+    NoKey(SignatureRequest),
     #[error("the body can't be read: {0}")]
     Unreadable(#[from] io::Error),
     #[error("{0}")]
@@ -95,36 +70,28 @@ struct Named<'a> {
     key: &'a Key,
 }
 
-/// Carries out all requests on a message, or none: first the DKIM signatures, which a seal then covers. What was done, in
-/// the order of the requests; one that repeats another is carried out once. Blocking: it reads the body. `now`: seconds
-/// since 1970.
+/// Carries out all requests on a message, or none: first the DKIM signatures, which a seal then covers. What was done; a
+/// request that repeats another is carried out once. Blocking: it reads the body. `now`: seconds since 1970.
 pub fn carry_out(
     message: &mut Message,
-    requests: &[Request],
+    requests: &[SignatureRequest],
     keys: &Keyring,
     policy: &Policy,
     now: u64,
-) -> Result<Vec<(Request, Done)>, SigningError> {
-    let mut wanted: Vec<&Request> = Vec::new();
-    for request in requests {
-        if !wanted.contains(&request) {
-            wanted.push(request);
-        }
-    }
-    wanted.sort_by_key(|request| request.kind == Kind::Seal);
-    let keys: Vec<(&Request, Found)> =
-        wanted.into_iter().map(|request| find(keys, request).map(|key| (request, key))).collect::<Result<_, _>>()?;
+) -> Result<Vec<(SignatureRequest, Done)>, SigningError> {
+    let found = find(requests, keys)?;
     let body_hash = body_hash(&message.body)?;
     let mut header = message.header.clone();
-    let mut done = Vec::with_capacity(keys.len());
-    for (request, found) in keys {
-        let named = found.named();
+    let mut done: Vec<(SignatureRequest, Done)> = Vec::with_capacity(found.len());
+    for (request, selector, key) in found {
+        let by = Named { domain: &request.domain, selector: &selector, key: &key };
         let what = match request.kind {
-            Kind::Sign => {
-                header.prepend(dkim::signature(&header, &body_hash, &named, policy, now)?);
+            SignatureKind::Dkim => {
+                header.prepend(dkim::signature(&header, &body_hash, &by, policy, now)?);
                 Done::Signed
             }
-            Kind::Seal => match arc::set(&header, &body_hash, &named, policy, now)? {
+            SignatureKind::Arc if done.iter().any(|(_, what)| *what == Done::Sealed) => Done::Left(Unsealed::Sealed),
+            SignatureKind::Arc => match arc::set(&header, &body_hash, &by, policy, now)? {
                 Ok(set) => {
                     set.into_iter().for_each(|field| header.prepend(field));
                     Done::Sealed
@@ -138,26 +105,23 @@ pub fn carry_out(
     Ok(done)
 }
 
-struct Found {
-    domain: Domain,
-    selector: Selector,
-    key: Arc<Key>,
-}
-
-impl Found {
-    fn named(&self) -> Named<'_> {
-        Named { domain: &self.domain, selector: &self.selector, key: &self.key }
+/// Each request once, in the order in which they are carried out, with its key.
+fn find<'r>(
+    requests: &'r [SignatureRequest],
+    keys: &Keyring,
+) -> Result<Vec<(&'r SignatureRequest, Selector, Arc<Key>)>, SigningError> {
+    let mut found: Vec<(&SignatureRequest, Selector, Arc<Key>)> = Vec::with_capacity(requests.len());
+    for request in requests {
+        if found.iter().any(|(known, ..)| *known == request) {
+            continue;
+        }
+        let selector = Selector::parse(&request.selector).ok();
+        let key = selector.and_then(|selector| Some((keys.key(&request.domain, &selector)?.clone(), selector)));
+        let (key, selector) = key.ok_or_else(|| SigningError::NoKey(request.clone()))?;
+        found.push((request, selector, key));
     }
-}
-
-fn find(keys: &Keyring, request: &Request) -> Result<Found, SigningError> {
-    let found = Domain::parse(&request.domain).ok().zip(Selector::parse(&request.selector).ok());
-    let found = found.and_then(|(domain, selector)| {
-        let key = keys.key(&domain, &selector)?.clone();
-        Some(Found { domain, selector, key })
-    });
-    let Request { domain, selector, .. } = request;
-    found.ok_or_else(|| SigningError::NoKey { domain: domain.clone(), selector: selector.clone() })
+    found.sort_by_key(|(request, ..)| request.kind == SignatureKind::Arc);
+    Ok(found)
 }
 
 /// `bh=`, once for all signatures.

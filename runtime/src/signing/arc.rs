@@ -21,6 +21,8 @@ pub enum Unsealed {
     Failed,
     /// There are 50 sets.
     Full,
+    /// It has been sealed by this gateway, as somebody else asked.
+    Sealed,
     /// There is a chain, and nothing of ours says whether it holds.
     Unverified,
 }
@@ -30,6 +32,7 @@ impl Unsealed {
         match self {
             Self::Failed => "chain-failed",
             Self::Full => "chain-full",
+            Self::Sealed => "sealed-already",
             Self::Unverified => "chain-unverified",
         }
     }

@@ -264,8 +264,9 @@ fn read_key(path: &Path) -> Result<(Selector, Key), KeyringError> {
         KeyringError::Name { path: path.to_owned(), problem: format!("{InvalidSelector}, in lower case") }
     })?;
     let file = File::open(path).map_err(failed(path))?;
-    if file.metadata().map_err(failed(path))?.mode() & 0o077 != 0 {
-        return Err(KeyringError::Open { path: path.to_owned(), how: "read by others", mode: "600" });
+    // The group may read: a key can be root's, who alone changes it.
+    if file.metadata().map_err(failed(path))?.mode() & 0o037 != 0 {
+        return Err(KeyringError::Open { path: path.to_owned(), how: "read or changed by others", mode: "600" });
     }
     let mut pem = Vec::new();
     file.take(MAX_FILE).read_to_end(&mut pem).map_err(failed(path))?;
@@ -365,7 +366,7 @@ mod tests {
         let (_, key) = create(place.path(), &domain("good.example"), &selector("a"), Algorithm::Ed25519).unwrap();
         let pem = fs::read(key).unwrap();
         for (name, content, mode_of) in [
-            ("good.example/readable.pem", &pem[..], 0o640),
+            ("good.example/readable.pem", &pem[..], 0o660),
             ("good.example/world.pem", &pem, 0o604),
             ("good.example/rubbish.pem", b"x", 0o600),
             ("good.example/big.pem", &[b'x'; 20_000], 0o600),
@@ -382,8 +383,8 @@ mod tests {
         let told = told.join("\n");
         assert_eq!(errors.len(), 8, "{told}");
         for part in [
-            "readable.pem can be read by others: chmod 600",
-            "world.pem can be read by others",
+            "readable.pem can be read or changed by others: chmod 600",
+            "world.pem can be read or changed by others",
             "rubbish.pem: it holds no private key",
             "big.pem: it holds no private key",
             "BAD.pem: a selector is",
