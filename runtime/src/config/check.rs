@@ -6,6 +6,7 @@
 mod installed;
 mod listener;
 mod plugin;
+mod signing;
 mod tenant;
 
 use std::collections::HashMap;
@@ -79,6 +80,7 @@ impl Checker<'_> {
         let queue = self.queue(written.queue);
         let delivery = self.delivery(written.delivery);
         let dns = self.dns(written.dns);
+        let signing = self.signing(written.signing, spool.as_ref(), &queue);
         let installation = self.installation(&written.plugins, spool.as_ref());
         let settings = Settings {
             server: server?,
@@ -89,6 +91,7 @@ impl Checker<'_> {
             delivery,
             smart_hosts,
             dns,
+            signing: signing?,
             directory: directory?,
             resellers,
             plugins: plugins.into_all(),

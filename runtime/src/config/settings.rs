@@ -16,6 +16,7 @@ pub use super::value::secret::Secret;
 pub use super::value::word::{Grant, ListenerTls};
 use crate::mail::TlsPolicy;
 use crate::pipeline::{Directions, OnFailure, Role, Scope};
+use crate::signing::Keyring;
 use crate::smtp::{Domain, Host, Mailbox};
 use crate::tenancy::Directory;
 
@@ -32,6 +33,7 @@ pub struct Settings {
     /// Names differ.
     pub smart_hosts: Vec<SmartHost>,
     pub dns: Dns,
+    pub signing: Signing,
     pub directory: Directory,
     pub resellers: Vec<Arc<str>>,
     /// All that are declared, used or not. Names differ within a scope and from those of the scopes above it.
@@ -202,6 +204,18 @@ pub struct Dns {
     /// Use the system's servers (`/etc/resolv.conf`). False and no servers: there is no DNS.
     pub system: bool,
     pub timeout: Duration,
+}
+
+/// DKIM and ARC.
+#[derive(Debug, Clone)]
+pub struct Signing {
+    /// Holds the keys, if it is there.
+    pub directory: PathBuf,
+    pub keys: Arc<Keyring>,
+    /// Signatures say when they were made.
+    pub timestamp: bool,
+    /// After which DKIM signatures expire; `None`: never.
+    pub validity: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

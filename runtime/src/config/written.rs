@@ -30,6 +30,7 @@ pub struct Written {
     pub queue: Queue,
     pub delivery: Delivery,
     pub dns: Dns,
+    pub signing: Signing,
     pub chain: Chain,
     pub plugins: Plugins,
     pub log: Log,
@@ -52,6 +53,7 @@ impl Written {
             queue: section::one(&mut root, "queue", findings),
             delivery: section::one(&mut root, "delivery", findings),
             dns: section::one(&mut root, "dns", findings),
+            signing: section::one(&mut root, "signing", findings),
             chain: section::one(&mut root, "chain", findings),
             plugins: section::one(&mut root, "plugins", findings),
             log: section::one(&mut root, "log", findings),
@@ -222,6 +224,15 @@ pub struct Dns {
     pub servers: Vec<At<DnsServer>>,
     pub system: Option<Spanned<bool>>,
     pub timeout: Option<At<Duration>>,
+}
+
+/// `[signing]`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Signing {
+    pub directory: Option<At<PathBuf>>,
+    pub timestamp: Option<bool>,
+    pub validity: Option<At<Duration>>,
 }
 
 /// `[log]`.

@@ -112,6 +112,15 @@ pub(super) fn dns(settings: &Settings) -> Vec<Filled> {
     vec![list("servers"), value("system", settings.dns.system), duration("timeout", settings.dns.timeout)]
 }
 
+pub(super) fn signing(settings: &Settings) -> Vec<Filled> {
+    let signing = &settings.signing;
+    vec![
+        value("directory", absolute(&signing.directory)),
+        value("timestamp", signing.timestamp),
+        Filled::Default("validity", signing.validity.map(|validity| duration_text(validity).into())),
+    ]
+}
+
 pub(super) fn log(settings: &Settings) -> Vec<Filled> {
     vec![none("file"), value("level", settings.log.level.as_str().to_ascii_lowercase())]
 }
