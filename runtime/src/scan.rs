@@ -25,6 +25,7 @@ use tokio::time::{Instant, timeout_at};
 
 pub use address::Address;
 
+use crate::mail::evidence::Assessment;
 use crate::mail::{Envelope, Message};
 use crate::metrics::Metrics;
 use pool::{Connection, Fault, Pool};
@@ -103,22 +104,6 @@ pub struct Circumstances {
     /// The mail's name in spool and log.
     pub id: String,
     pub envelope: Envelope,
-}
-
-/// What rspamd says.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Assessment {
-    pub score: f64,
-    /// From which score on it takes a mail for spam.
-    pub required: f64,
-    /// `no action`, `add header`, `reject`, …: printable ASCII.
-    pub action: String,
-    /// Names and scores, at most 256, those with the largest score first.
-    pub symbols: Vec<(String, f64)>,
-    /// What it would write as subject. Foreign text without controls, as the next one.
-    pub subject: Option<String>,
-    /// What it would say to the client.
-    pub text: Option<String>,
 }
 
 /// One scanner of the config.

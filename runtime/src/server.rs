@@ -14,6 +14,7 @@ pub mod live;
 pub mod names;
 pub mod plugins;
 pub mod preparation;
+pub mod scanners;
 pub mod setup;
 pub mod status;
 pub mod story;
@@ -39,6 +40,7 @@ use self::listener::Gate;
 use self::live::{Live, Parts, Refusal};
 use self::names::Names;
 use self::preparation::Preparation;
+use self::scanners::Scanning;
 use self::status::Facts;
 use self::supervisor::Supervisor;
 use self::tls::Certificates;
@@ -54,6 +56,7 @@ use crate::log::{EventLog, Record};
 use crate::metrics::Metrics;
 use crate::pipeline::{Chains, Clerk, Direction, Event, Stage};
 use crate::queue::Queue;
+use crate::scan::Scanners;
 use crate::session::connection::Context;
 use crate::session::machine::Gateway;
 use crate::smtp::Reply;
@@ -128,7 +131,9 @@ impl Server {
         let clerk = Clerk { log: log.clone(), metrics: metrics.clone() };
         let resolver = Resolver::new(setup::dns(settings), metrics.clone())?;
         let delivery = Arc::new(Delivery::new(setup::delivery(settings), resolver.clone(), metrics.clone())?);
-        let host = Arc::new(Host::new(setup::host(settings, compiler), services(&clerk, resolver))?);
+        let scanners = Arc::new(Scanners::new(setup::scanners(settings), metrics.clone()));
+        let services = services(&clerk, resolver, scanners.clone());
+        let host = Arc::new(Host::new(setup::host(settings, compiler), services)?);
         let started = live::start(&host, settings).await?;
         let incoming = spool.incoming_directory().to_owned();
         let room = spool.clone();
@@ -144,6 +149,7 @@ impl Server {
             gateway: gateway.clone(),
             queue: queue.clone(),
             delivery: delivery.clone(),
+            scanners,
             host,
             incoming,
             limits: limits.clone(),
@@ -383,14 +389,16 @@ fn standing(spool: &SegmentSpool, metrics: &Metrics) -> String {
     format!("{takes}; {} sessions, {queued} messages in the queue", metrics.sessions_open.get())
 }
 
-fn services(clerk: &Clerk, resolver: Resolver) -> host::Services {
-    host::Services::new(
+fn services(clerk: &Clerk, resolver: Resolver, scanners: Arc<Scanners>) -> host::Services {
+    let names = Arc::new(Names(resolver));
+    let services = host::Services::new(
         clerk.log.clone(),
         clerk.metrics.clone(),
-        Arc::new(Names(resolver)),
+        names.clone(),
         host::counter::system_clock(),
         Calendar::new(TimeZone::system()),
-    )
+    );
+    host::Services { scanners: Arc::new(Scanning { scanners, names }), ..services }
 }
 
 /// Every plugin of the mail's scopes that wants to know.

@@ -6,6 +6,7 @@
 mod installed;
 mod listener;
 mod plugin;
+mod scanner;
 mod tenant;
 
 use std::collections::HashMap;
@@ -60,10 +61,14 @@ impl Checker<'_> {
         let spool = self.spool(&written.spool, server.as_ref());
         let smart_host_names = self.declared("smart host", written.smart_host.iter().map(|s| &s.name));
         let smart_hosts = written.smart_host.iter().filter_map(|smart_host| self.smart_host(smart_host)).collect();
+        let scanner_names = self.declared("scanner", written.scanner.iter().map(|scanner| &scanner.name));
+        let scanners: Vec<_> = written.scanner.iter().filter_map(|scanner| self.scanner(scanner)).collect();
         let names = tenant::Names {
             resellers: self.declared("reseller", written.reseller.iter().map(|r| &r.name)),
             tenants: self.declared("tenant", written.tenant.iter().map(|t| &t.name)),
             smart_hosts: smart_host_names,
+            scanners: scanner_names,
+            scan_times: scanners.iter().map(|scanner| (scanner.name.clone(), scanner.timeout)).collect(),
             open: false,
         };
         let plugins = self.plugins(written.plugin, &names);
@@ -83,6 +88,7 @@ impl Checker<'_> {
             queue,
             delivery,
             smart_hosts,
+            scanners,
             dns,
             directory: directory?,
             resellers,

@@ -9,7 +9,7 @@ use super::source::Span;
 use super::suggest::did_you_mean;
 
 /// Every section, and whether it is a list.
-const SECTIONS: [(&str, bool); 16] = [
+const SECTIONS: [(&str, bool); 17] = [
     ("server", false),
     ("tls", false),
     ("spool", false),
@@ -21,6 +21,7 @@ const SECTIONS: [(&str, bool); 16] = [
     ("log", false),
     ("listener", true),
     ("smart_host", true),
+    ("scanner", true),
     ("reseller", true),
     ("tenant", true),
     ("user", true),

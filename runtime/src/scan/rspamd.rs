@@ -17,7 +17,8 @@ use serde::Deserialize;
 use super::address::{Address, Wire};
 use super::content::Content;
 use super::pool::{self, Fault};
-use super::{Assessment, Circumstances, Settings, printable};
+use super::{Circumstances, Settings, printable};
+use crate::mail::evidence::Assessment;
 
 /// Octets of an answer; a mail that fires hundreds of symbols has some ten thousand.
 const MAX_ANSWER: usize = 1 << 20;

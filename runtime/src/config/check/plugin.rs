@@ -1,8 +1,9 @@
 //! Plugins and the chains they stand in.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 use toml::Spanned;
@@ -17,6 +18,7 @@ use crate::config::value::quantity::Count;
 use crate::config::value::word::{Grant, WrittenSource};
 use crate::config::value::{At, FromText as _};
 use crate::config::written;
+use crate::host::Limits as HostLimits;
 use crate::pipeline::{Directions, OnFailure, Scope};
 
 /// The declared plugins by scope and name.
@@ -95,6 +97,8 @@ impl Checker<'_> {
         let source = self.source(written.source);
         self.grants(&written.grants, &written.tables, names);
         let tables = self.tables(written.tables);
+        let scanners = self.scanners(&written.scanners, &written.grants, names);
+        let limits = self.limits(written.limits);
         let config = match written.config {
             Some(config) => self.json(config),
             None => Some(Value::Object(Map::new())),
@@ -109,7 +113,8 @@ impl Checker<'_> {
             config: config?,
             grants: written.grants.into_iter().map(|at| at.value).collect(),
             tables,
-            limits: self.limits(written.limits),
+            limits: Limits { wall: limits.wall.or_else(|| time_to_scan(&scanners, names)), ..limits },
+            scanners,
             on_failure: written.on_failure.map_or(OnFailure::Defer, |at| at.value),
         })
     }
@@ -177,6 +182,18 @@ impl Checker<'_> {
             tables.extend(self.file(&at).map(|path| (name, path)));
         }
         tables
+    }
+
+    fn scanners(&mut self, written: &[At<Name>], grants: &[At<Grant>], names: &Names) -> BTreeSet<Arc<str>> {
+        if let (Some(first), false) = (written.first(), grants.iter().any(|grant| &*grant.value.0 == "scan")) {
+            self.findings
+                .push_error(Some(first.span), "this plugin has scanners, but may not use them".to_owned())
+                .help("add \"scan\" to its `grants`");
+        }
+        for name in written.iter().filter(|_| !names.open) {
+            self.known("scanner", name, &names.scanners);
+        }
+        written.iter().map(|name| name.value.0.clone()).collect()
     }
 
     fn json(&mut self, config: Spanned<toml::Table>) -> Option<Value> {
@@ -284,6 +301,13 @@ impl Checker<'_> {
             }
         }
     }
+}
+
+/// The `wall` of a plugin that waits for scanners and whose entry says none: what it has anyway, and time for each of them,
+/// one after the other. The host keeps a tenth of it for the plugin.
+fn time_to_scan(scanners: &BTreeSet<Arc<str>>, names: &Names) -> Option<Duration> {
+    let scans: Duration = scanners.iter().filter_map(|name| names.scan_times.get(name)).sum();
+    (!scans.is_zero()).then(|| HostLimits::default().wall + scans * 10 / 9)
 }
 
 /// `None` for a number that JSON does not have.
