@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod pipeline;
 pub mod queue;
 pub mod rehearsal;
+pub mod scan;
 pub mod server;
 pub mod session;
 pub mod signing;

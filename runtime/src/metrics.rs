@@ -143,6 +143,10 @@ metrics! {
     dns_queries: IntCounterVec = "postern_dns_queries_total" ["type", "result"];
     /// Time of one DNS query, cache hits included.
     dns_seconds: Histogram = "postern_dns_duration_seconds";
+    /// Scans of mails, by scanner and result (clean, infected, ham, spam, too-big, unavailable).
+    scans: IntCounterVec = "postern_scan_total" ["scanner", "result"];
+    /// Time of one scan, the wait for a connection included, by scanner.
+    scan_seconds: HistogramVec = "postern_scan_seconds" ["scanner"];
     /// Events for the `event` hook that were not told, because too many waited.
     events_untold: IntCounter = "postern_events_untold_total";
     /// Events that were not written because the log could not keep up.

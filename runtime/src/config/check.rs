@@ -6,6 +6,7 @@
 mod installed;
 mod listener;
 mod plugin;
+mod scanner;
 mod signing;
 mod tenant;
 
@@ -61,10 +62,14 @@ impl Checker<'_> {
         let spool = self.spool(&written.spool, server.as_ref());
         let smart_host_names = self.declared("smart host", written.smart_host.iter().map(|s| &s.name));
         let smart_hosts = written.smart_host.iter().filter_map(|smart_host| self.smart_host(smart_host)).collect();
+        let scanner_names = self.declared("scanner", written.scanner.iter().map(|scanner| &scanner.name));
+        let scanners: Vec<_> = written.scanner.iter().filter_map(|scanner| self.scanner(scanner)).collect();
         let names = tenant::Names {
             resellers: self.declared("reseller", written.reseller.iter().map(|r| &r.name)),
             tenants: self.declared("tenant", written.tenant.iter().map(|t| &t.name)),
             smart_hosts: smart_host_names,
+            scanners: scanner_names,
+            scan_times: scanners.iter().map(|scanner| (scanner.name.clone(), scanner.timeout)).collect(),
             open: false,
         };
         let mut plugins = self.plugins(written.plugin, &names);
@@ -90,6 +95,7 @@ impl Checker<'_> {
             queue,
             delivery,
             smart_hosts,
+            scanners,
             dns,
             signing: signing?,
             directory: directory?,

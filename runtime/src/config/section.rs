@@ -9,7 +9,7 @@ use super::source::Span;
 use super::suggest::did_you_mean;
 
 /// Every section, and whether it is a list.
-const SECTIONS: [(&str, bool); 17] = [
+const SECTIONS: [(&str, bool); 18] = [
     ("server", false),
     ("tls", false),
     ("spool", false),
@@ -22,6 +22,7 @@ const SECTIONS: [(&str, bool); 17] = [
     ("log", false),
     ("listener", true),
     ("smart_host", true),
+    ("scanner", true),
     ("reseller", true),
     ("tenant", true),
     ("user", true),

@@ -16,6 +16,7 @@ pub use super::value::secret::Secret;
 pub use super::value::word::{Grant, ListenerTls};
 use crate::mail::TlsPolicy;
 use crate::pipeline::{Directions, OnFailure, Role, Scope};
+use crate::scan::{Address, Kind};
 use crate::signing::Keyring;
 use crate::smtp::{Domain, Host, Mailbox};
 use crate::tenancy::Directory;
@@ -32,6 +33,8 @@ pub struct Settings {
     pub delivery: Delivery,
     /// Names differ.
     pub smart_hosts: Vec<SmartHost>,
+    /// Names differ.
+    pub scanners: Vec<Scanner>,
     pub dns: Dns,
     pub signing: Signing,
     pub directory: Directory,
@@ -198,6 +201,22 @@ pub struct Login {
     pub password: Secret,
 }
 
+/// A daemon that is asked about mails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scanner {
+    pub name: Arc<str>,
+    pub kind: Kind,
+    pub address: Address,
+    /// Of one scan, the wait for a connection included.
+    pub timeout: Duration,
+    /// Larger mails are not given to it.
+    pub max_size: ByteSize,
+    /// At a time.
+    pub connections: u32,
+    /// Of kind rspamd only.
+    pub password: Option<Secret>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dns {
     pub servers: Vec<SocketAddr>,
@@ -230,6 +249,8 @@ pub struct Plugin {
     pub config: serde_json::Value,
     pub grants: BTreeSet<Grant>,
     pub tables: BTreeMap<String, PathBuf>,
+    /// Those that it may ask.
+    pub scanners: BTreeSet<Arc<str>>,
     pub limits: Limits,
     /// Instances serve more than one call; for the built-in ones unless written otherwise.
     pub reuse: bool,

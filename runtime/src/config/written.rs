@@ -19,6 +19,7 @@ use super::value::word::{Banner, Grant, LineEndsWord, ListenerTls, WrittenSource
 use super::value::{At, text_or_table};
 use crate::mail::TlsPolicy;
 use crate::pipeline::{Directions, OnFailure, Role, Scope};
+use crate::scan::{Address, Kind};
 use crate::smtp::{Domain, Host, Mailbox};
 
 /// No Debug here: what is written may hold a secret in a wrong place.
@@ -36,6 +37,7 @@ pub struct Written {
     pub log: Log,
     pub listener: Vec<Listener>,
     pub smart_host: Vec<SmartHost>,
+    pub scanner: Vec<Scanner>,
     pub reseller: Vec<Reseller>,
     pub tenant: Vec<Tenant>,
     pub user: Vec<User>,
@@ -59,6 +61,7 @@ impl Written {
             log: section::one(&mut root, "log", findings),
             listener: section::list(&mut root, "listener", findings),
             smart_host: section::list(&mut root, "smart_host", findings),
+            scanner: section::list(&mut root, "scanner", findings),
             reseller: section::list(&mut root, "reseller", findings),
             tenant: section::list(&mut root, "tenant", findings),
             user: section::list(&mut root, "user", findings),
@@ -217,6 +220,20 @@ pub struct SmartHost {
     pub password_env: Option<At<String>>,
 }
 
+/// `[[scanner]]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scanner {
+    pub name: At<Name>,
+    pub kind: At<Kind>,
+    pub address: At<Address>,
+    pub timeout: Option<At<Duration>>,
+    pub max_size: Option<At<ByteSize>>,
+    pub connections: Option<Count>,
+    pub password_file: Option<At<PathBuf>>,
+    pub password_env: Option<At<String>>,
+}
+
 /// `[dns]`.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -325,6 +342,8 @@ pub struct Plugin {
     /// Names are free, so the files of a table are looked up by the name that the plugin uses.
     #[serde(default)]
     pub tables: std::collections::BTreeMap<String, At<PathBuf>>,
+    #[serde(default)]
+    pub scanners: Vec<At<Name>>,
     #[serde(default)]
     pub limits: Limits,
     pub reuse: Option<bool>,

@@ -28,6 +28,7 @@ use crate::host::{ContentDigest, Host};
 use crate::log::Record;
 use crate::pipeline::Scope;
 use crate::queue::{Filter, Queue};
+use crate::scan::Scanners;
 use crate::session::Snapshot;
 use crate::session::machine::Gateway;
 use crate::tenancy::{Directory, Tenant};
@@ -46,6 +47,7 @@ pub struct Parts {
     pub gateway: Arc<Gateway>,
     pub queue: Arc<Queue>,
     pub delivery: Arc<Delivery>,
+    pub scanners: Arc<Scanners>,
     pub host: Arc<Host>,
     /// Where arriving bodies wait.
     pub incoming: PathBuf,
@@ -325,6 +327,7 @@ impl Live {
         }
         // From here on nothing fails.
         self.parts.delivery.replace(delivery);
+        self.parts.scanners.replace(setup::scanners(&settings));
         wake(&loaded.changes);
         self.parts.queue.configure(setup::queue(&settings));
         self.parts.limits.store(Arc::new(setup::connections(&settings)));
