@@ -3,18 +3,19 @@
 //! Evaluation is our own, over our own resolver, so that cache, limits and metrics are those of all other look-ups;
 //! keys and cryptography are `mail-auth`'s. Why so: `docs/decisions/0010-sender-authentication.md`.
 //!
-//! One distinction rules here as in `dns`: `TempError` (nobody could say) may only delay a mail. What a result says of
+//! One distinction rules here as in `dns`: `temperror` (nobody could say) may only delay a mail. What a result says of
 //! foreign text is printable ASCII and bounded.
 
+mod arc;
 mod author;
 mod body;
 mod canonical;
-pub mod dkim;
-pub mod dmarc;
+mod dkim;
+mod dmarc;
 mod key;
-pub mod origin;
+mod origin;
 pub mod results;
-pub mod spf;
+mod spf;
 mod tag;
 
 use std::net::IpAddr;
@@ -22,44 +23,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tokio::time::Instant;
 
 use crate::dns::Resolver;
 use crate::mail::Message;
+use crate::mail::evidence::{ArcChain, AuthOutcome as Outcome, Dmarc, Origin, Signature, Spf, SpfIdentity};
 use crate::metrics::Metrics;
 use crate::smtp::{Host, ReversePath};
-pub use dkim::Signature;
-pub use dmarc::{Dmarc, Policy};
-pub use origin::Origin;
-pub use spf::{Identity, Spf};
-
-/// The words of RFC 8601 §2.7.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    None,
-    Pass,
-    Fail,
-    SoftFail,
-    Neutral,
-    /// Good, but not acceptable here.
-    Policy,
-    TempError,
-    PermError,
-}
-
-impl Outcome {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Pass => "pass",
-            Self::Fail => "fail",
-            Self::SoftFail => "softfail",
-            Self::Neutral => "neutral",
-            Self::Policy => "policy",
-            Self::TempError => "temperror",
-            Self::PermError => "permerror",
-        }
-    }
-}
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -83,6 +53,9 @@ impl Default for Settings {
         }
     }
 }
+
+/// Who has handed a mail in, or why nobody knows.
+pub type Source = Result<Origin, String>;
 
 /// Cheap to clone. Remembers nothing but what the resolver does: each call is an evaluation of its own.
 #[derive(Clone)]
@@ -108,70 +81,75 @@ impl Verifier {
 
     /// Of mail that this client hands over. The message as received; none before its data: then `None` where a relay's
     /// `Received` fields must be read.
-    pub fn origin(&self, client: IpAddr, helo: Option<&str>, message: Option<&Message>) -> Option<Origin> {
+    pub fn origin(&self, client: IpAddr, helo: Option<&str>, message: Option<&Message>) -> Option<Source> {
         if !self.is_relay(client) {
-            return Some(Origin::direct(client, helo));
+            let (address, helo) = (client.to_canonical(), helo.map(str::to_owned));
+            return Some(Ok(Origin { address, helo, relayed: false }));
         }
         message.map(|message| origin::behind_relay(&self.settings.relays, &message.header))
     }
 
     /// Of the name said at HELO.
-    pub async fn spf_helo(&self, origin: &Origin) -> Spf {
-        let helo = origin.helo.as_deref().unwrap_or_default();
-        self.spf(Identity::Helo, origin, "postmaster", helo_domain(helo)).await
+    pub async fn spf_helo(&self, source: &Source) -> Spf {
+        self.spf(SpfIdentity::Helo, source, "postmaster", helo_domain(source)).await
     }
 
     /// Of the reverse-path; of the null one, `postmaster@` the HELO name (RFC 7208 §2.4).
-    pub async fn spf_mail_from(&self, origin: &Origin, path: &ReversePath) -> Spf {
-        match &path.0 {
-            Some(mailbox) => {
-                let domain = mailbox.domain().map_or("", |domain| domain.as_str());
-                self.spf(Identity::MailFrom, origin, mailbox.local.as_str(), domain).await
-            }
-            None => {
-                let helo = origin.helo.as_deref().unwrap_or_default();
-                self.spf(Identity::MailFrom, origin, "postmaster", helo_domain(helo)).await
-            }
-        }
+    pub async fn spf_mail_from(&self, source: &Source, path: &ReversePath) -> Spf {
+        let (local, domain) = match &path.0 {
+            Some(mailbox) => (mailbox.local.as_str(), mailbox.domain().map_or("", |domain| domain.as_str())),
+            None => ("postmaster", helo_domain(source)),
+        };
+        self.spf(SpfIdentity::MailFrom, source, local, domain).await
     }
 
-    async fn spf(&self, identity: Identity, origin: &Origin, local: &str, domain: &str) -> Spf {
-        let spf = match origin.address {
-            Err(ref fault) => Spf::undecided(identity, domain, fault),
-            Ok(_) if domain.is_empty() => Spf::without_domain(identity),
-            Ok(client) => {
-                let helo = origin.helo.as_deref().unwrap_or_default();
+    async fn spf(&self, identity: SpfIdentity, source: &Source, local: &str, domain: &str) -> Spf {
+        let start = Instant::now();
+        let spf = match source {
+            Err(fault) => spf::undecided(identity, domain, fault),
+            Ok(_) if domain.is_empty() => spf::without_domain(identity),
+            Ok(origin) => {
+                let (client, helo) = (origin.address, origin.helo.as_deref().unwrap_or_default());
                 let receiver = &self.settings.host_name;
                 let question = spf::Question { identity, client, helo, local, domain, receiver };
                 spf::check(&self.resolver, &question, self.settings.dns_time).await
             }
         };
-        let method = if identity == Identity::Helo { "spf-helo" } else { "spf" };
-        self.count(method, spf.outcome);
+        let method = if identity == SpfIdentity::Helo { "spf-helo" } else { "spf" };
+        self.count(method, [spf.outcome], start);
         spf
     }
 
     /// The signatures of the mail as it was received.
     pub async fn dkim(&self, message: &Message) -> Vec<Signature> {
+        let start = Instant::now();
         let signatures = dkim::verify(&self.resolver, message, self.settings.dns_time).await;
-        if signatures.is_empty() {
-            self.count("dkim", Outcome::None);
-        }
-        for signature in &signatures {
-            self.count("dkim", signature.outcome);
-        }
+        let unsigned = signatures.is_empty().then_some(Outcome::None);
+        self.count("dkim", signatures.iter().map(|signature| signature.outcome).chain(unsigned), start);
         signatures
     }
 
     /// From the results of the mail's own SPF check (of the reverse-path) and signatures.
     pub async fn dmarc(&self, message: &Message, spf: &Spf, signatures: &[Signature]) -> Dmarc {
+        let start = Instant::now();
         let dmarc = dmarc::check(&self.resolver, &message.header, spf, signatures, self.settings.dns_time).await;
-        self.count("dmarc", dmarc.outcome);
+        self.count("dmarc", [dmarc.outcome], start);
         dmarc
     }
 
-    fn count(&self, method: &str, outcome: Outcome) {
-        self.metrics.authentication.with_label_values(&[method, outcome.name()]).inc();
+    /// The chain of ARC sets of the mail as it was received.
+    pub async fn arc(&self, message: &Message) -> ArcChain {
+        let start = Instant::now();
+        let chain = arc::validate(&self.resolver, message, self.settings.dns_time).await;
+        self.count("arc", [chain.outcome], start);
+        chain
+    }
+
+    fn count(&self, method: &str, outcomes: impl IntoIterator<Item = Outcome>, start: Instant) {
+        for outcome in outcomes {
+            self.metrics.authentication.with_label_values(&[method, outcome.name()]).inc();
+        }
+        self.metrics.authentication_seconds.with_label_values(&[method]).observe(start.elapsed().as_secs_f64());
     }
 }
 
@@ -182,7 +160,8 @@ impl std::fmt::Debug for Verifier {
 }
 
 /// RFC 7208 §2.3: an address literal has no record.
-fn helo_domain(helo: &str) -> &str {
+fn helo_domain(source: &Source) -> &str {
+    let helo = source.as_ref().ok().and_then(|origin| origin.helo.as_deref()).unwrap_or_default();
     match Host::parse(helo) {
         Ok(Host::Literal(_)) => "",
         _ => helo,

@@ -4,6 +4,7 @@
 //! under way; then the spool writes its last records. What is not done by then is in the spool.
 
 pub mod acceptance;
+pub mod authentication;
 pub mod certificate;
 pub mod connections;
 pub mod control;
@@ -33,6 +34,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use self::acceptance::Acceptance;
+use self::authentication::Authentication;
 use self::connections::{Connections, Limits};
 use self::http::Readiness;
 use self::listener::Gate;
@@ -128,7 +130,10 @@ impl Server {
         let clerk = Clerk { log: log.clone(), metrics: metrics.clone() };
         let resolver = Resolver::new(setup::dns(settings), metrics.clone())?;
         let delivery = Arc::new(Delivery::new(setup::delivery(settings), resolver.clone(), metrics.clone())?);
-        let host = Arc::new(Host::new(setup::host(settings, compiler), services(&clerk, resolver))?);
+        let verify = setup::authentication(settings);
+        let authentication = Arc::new(Authentication::new(resolver.clone(), verify, metrics.clone()));
+        let host =
+            Arc::new(Host::new(setup::host(settings, compiler), services(&clerk, resolver, authentication.clone()))?);
         let started = live::start(&host, settings).await?;
         let incoming = spool.incoming_directory().to_owned();
         let room = spool.clone();
@@ -144,6 +149,7 @@ impl Server {
             gateway: gateway.clone(),
             queue: queue.clone(),
             delivery: delivery.clone(),
+            authentication,
             host,
             incoming,
             limits: limits.clone(),
@@ -383,14 +389,15 @@ fn standing(spool: &SegmentSpool, metrics: &Metrics) -> String {
     format!("{takes}; {} sessions, {queued} messages in the queue", metrics.sessions_open.get())
 }
 
-fn services(clerk: &Clerk, resolver: Resolver) -> host::Services {
-    host::Services::new(
+fn services(clerk: &Clerk, resolver: Resolver, authentication: Arc<Authentication>) -> host::Services {
+    let services = host::Services::new(
         clerk.log.clone(),
         clerk.metrics.clone(),
         Arc::new(Names(resolver)),
         host::counter::system_clock(),
         Calendar::new(TimeZone::system()),
-    )
+    );
+    host::Services { authenticator: authentication, ..services }
 }
 
 /// Every plugin of the mail's scopes that wants to know.

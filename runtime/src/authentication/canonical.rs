@@ -20,8 +20,7 @@ impl Form {
     }
 
     /// `c=`: that of the header, that of the body (§3.5).
-    pub fn parse_both(value: Option<&str>) -> Option<(Self, Self)> {
-        let Some(value) = value else { return Some((Self::Simple, Self::Simple)) };
+    pub fn parse_both(value: &str) -> Option<(Self, Self)> {
         match value.split_once('/') {
             Some((header, body)) => Some((Self::parse(header)?, Self::parse(body)?)),
             None => Some((Self::parse(value)?, Self::Simple)),

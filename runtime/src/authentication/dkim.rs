@@ -15,8 +15,9 @@ use super::canonical::without_signature;
 use super::key::{self, Key, KeyFault};
 use super::{Outcome, printable};
 use crate::dns::Resolver;
+use crate::mail::evidence::Signature;
 use crate::mail::{Body, Field, Header, Message};
-pub(super) use signature::{Fault, Parsed, Selection};
+pub(super) use signature::{Fault, Parsed, Selection, parse_algorithm};
 
 /// Signatures that are verified, topmost first: each may cost a look-up, a hash of the body and a public key operation.
 pub const MAX_VERIFIED: usize = 10;
@@ -27,38 +28,20 @@ const BLOCKING_FROM: u64 = 64 * 1024;
 /// Characters of `b=` that tell signatures apart (RFC 6008 §4).
 const VALUE_PREFIX: usize = 12;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Signature {
-    pub outcome: Outcome,
-    /// `d=`, lower case. This and what follows is empty where it can't be read, and printable ASCII.
-    pub domain: String,
-    /// `s=`
-    pub selector: String,
-    /// `i=`, with its default.
-    pub identity: String,
-    /// `a=`
-    pub algorithm: String,
-    /// The first characters of `b=`.
-    pub value: String,
-    /// The domain only tests (`t=y`).
-    pub testing: bool,
-    pub reason: String,
-}
-
 /// All of the mail as it was received.
 pub async fn verify(resolver: &Resolver, message: &Message, time: Duration) -> Vec<Signature> {
     let fields: Vec<&Field> = message.header.named("DKIM-Signature").take(MAX_TOLD).collect();
-    let mut told: Vec<Signature> = fields.iter().map(|field| Signature::unverified(field)).collect();
+    let mut told: Vec<Signature> = fields.iter().map(|field| unverified(field)).collect();
     let mut candidates = Vec::new();
     let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);
     for (at, (field, signature)) in fields.iter().zip(&mut told).enumerate() {
         if at >= MAX_VERIFIED {
-            signature.conclude(Outcome::Policy, format!("only the first {MAX_VERIFIED} signatures are verified"));
+            conclude(signature, Outcome::Policy, format!("only the first {MAX_VERIFIED} signatures are verified"));
             continue;
         }
         match Parsed::parse(&field.value(), now) {
             Ok(parsed) => candidates.push(Candidate { at, parsed, raw: field.raw().clone() }),
-            Err(Fault(outcome, reason)) => signature.conclude(outcome, reason),
+            Err(Fault(outcome, reason)) => conclude(signature, outcome, reason),
         }
     }
     let keyed = with_keys(resolver, candidates, &mut told, time).await;
@@ -70,7 +53,7 @@ pub async fn verify(resolver: &Resolver, message: &Message, time: Duration) -> V
     for (at, outcome, reason, testing) in verified {
         if let Some(signature) = told.get_mut(at) {
             signature.testing = testing;
-            signature.conclude(outcome, reason);
+            conclude(signature, outcome, reason);
         }
     }
     told
@@ -94,36 +77,34 @@ struct Candidate {
     raw: bytes::Bytes,
 }
 
-impl Signature {
-    /// What can be told of it, verified or not.
-    fn unverified(field: &Field) -> Self {
-        let value = field.value();
-        let tags = super::tag::TagList::parse(&value).ok();
-        let tag = |name: &str, max| {
-            tags.as_ref().and_then(|tags| tags.find(name)).map(|value| printable(value, max)).unwrap_or_default()
-        };
-        let domain = tag("d", 255).to_ascii_lowercase();
-        let identity = match tag("i", 320) {
-            none if none.is_empty() && !domain.is_empty() => format!("@{domain}"),
-            identity => identity,
-        };
-        let value: String = tag("b", 64).chars().filter(|c| *c != ' ' && *c != '?').take(VALUE_PREFIX).collect();
-        Self {
-            outcome: Outcome::TempError,
-            domain,
-            selector: tag("s", 255),
-            identity,
-            algorithm: tag("a", 32),
-            value,
-            testing: false,
-            // Stays only where the task that verifies has died.
-            reason: "it could not be verified".to_owned(),
-        }
+/// What can be told of it, verified or not.
+fn unverified(field: &Field) -> Signature {
+    let value = field.value();
+    let tags = super::tag::TagList::parse(&value).ok();
+    let tag = |name: &str, max| {
+        tags.as_ref().and_then(|tags| tags.find(name)).map(|value| printable(value, max)).unwrap_or_default()
+    };
+    let domain = tag("d", 255).to_ascii_lowercase();
+    let identity = match tag("i", 320) {
+        none if none.is_empty() && !domain.is_empty() => format!("@{domain}"),
+        identity => identity,
+    };
+    let value: String = tag("b", 64).chars().filter(|c| *c != ' ' && *c != '?').take(VALUE_PREFIX).collect();
+    Signature {
+        outcome: Outcome::Temperror,
+        domain,
+        selector: tag("s", 255),
+        identity,
+        algorithm: tag("a", 32),
+        value,
+        testing: false,
+        // Stays only where the task that verifies has died.
+        reason: "it could not be verified".to_owned(),
     }
+}
 
-    fn conclude(&mut self, outcome: Outcome, reason: impl AsRef<str>) {
-        (self.outcome, self.reason) = (outcome, printable(reason.as_ref(), 200));
-    }
+fn conclude(signature: &mut Signature, outcome: Outcome, reason: impl AsRef<str>) {
+    (signature.outcome, signature.reason) = (outcome, printable(reason.as_ref(), 200));
 }
 
 /// Those whose keys are there. All keys are looked up at once.
@@ -151,9 +132,9 @@ async fn with_keys(
         let Some(signature) = told.get_mut(at) else { continue };
         match key {
             Ok(key) => keyed.extend(Arc::into_inner(candidate).map(|candidate| (candidate, key))),
-            Err(KeyFault::Temporary(reason)) => signature.conclude(Outcome::TempError, reason),
-            Err(KeyFault::Useless(reason)) => signature.conclude(Outcome::PermError, reason),
-            Err(KeyFault::Weak(reason)) => signature.conclude(Outcome::Fail, reason),
+            Err(KeyFault::Temporary(reason)) => conclude(signature, Outcome::Temperror, reason),
+            Err(KeyFault::Useless(reason)) => conclude(signature, Outcome::Permerror, reason),
+            Err(KeyFault::Weak(reason)) => conclude(signature, Outcome::Fail, reason),
         }
     }
     keyed
@@ -177,7 +158,7 @@ fn verify_keyed(header: &Header, body: &Body, keyed: Vec<(Candidate, Key)>) -> V
     let verify = |((candidate, key), hashed): ((Candidate, Key), Option<Hashed>)| {
         let (outcome, reason) = match hashed {
             Some(hashed) => verify_one(&selection, &candidate, &key, &hashed),
-            None => (Outcome::TempError, "the mail can't be read just now".to_owned()),
+            None => (Outcome::Temperror, "the mail can't be read just now".to_owned()),
         };
         (candidate.at, outcome, reason, key.testing)
     };
@@ -188,7 +169,7 @@ fn verify_one(selection: &Selection<'_>, candidate: &Candidate, key: &Key, hashe
     let fail = |reason: &str| (Outcome::Fail, reason.to_owned());
     let parsed = &candidate.parsed;
     if key.strict && parsed.identity_domain != parsed.domain {
-        return (Outcome::PermError, "the key is not for subdomains (t=s)".to_owned());
+        return (Outcome::Permerror, "the key is not for subdomains (t=s)".to_owned());
     }
     // §3.7: the body first.
     if hashed.sha256 != parsed.body_hash {

@@ -10,81 +10,52 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::author;
-use super::dkim::Signature;
-use super::spf::Spf;
 use super::{Outcome, printable};
 use crate::dns::{DnsError, Resolver};
 use crate::mail::Header;
+use crate::mail::evidence::{Dmarc, DmarcPolicy as Policy, Signature, Spf};
 use crate::smtp::Domain;
 use record::{Psd, Record};
 
 /// §4.10: names with more labels are cut down to seven after the first query, so that there are never more than eight.
 const MAX_WALKED_LABELS: usize = 8;
 
-/// What an owner asks for. In the order of strength.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Policy {
-    None,
-    Quarantine,
-    Reject,
-}
-
-impl Policy {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Quarantine => "quarantine",
-            Self::Reject => "reject",
-        }
-    }
-
-    const fn lessened(self) -> Self {
-        match self {
-            Self::Reject => Self::Quarantine,
-            Self::Quarantine | Self::None => Self::None,
-        }
+/// Without a policy, and with nobody who stands behind it.
+fn concluded(outcome: Outcome, domain: &str, reason: &str) -> Dmarc {
+    Dmarc {
+        outcome,
+        domain: domain.to_owned(),
+        policy_domain: String::new(),
+        policy: Policy::None,
+        spf_aligned: false,
+        dkim_aligned: false,
+        reason: printable(reason, 300),
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dmarc {
-    pub outcome: Outcome,
-    /// The author's; empty where nobody can say who that is.
-    pub domain: String,
-    /// Where the record was found; empty where there is none.
-    pub policy_domain: String,
-    /// What applies where the mail fails.
-    pub policy: Policy,
-    pub spf_aligned: bool,
-    pub dkim_aligned: bool,
-    /// Printable ASCII.
-    pub reason: String,
+/// Which of several authors' results speaks for the mail: a failure with the strictest policy, then what nobody could
+/// say, then no policy at all; a pass only where all pass.
+fn severity(dmarc: &Dmarc) -> (u8, u8) {
+    let rank = match dmarc.outcome {
+        Outcome::Fail => 4,
+        Outcome::Temperror => 3,
+        Outcome::Permerror => 2,
+        Outcome::Pass => 0,
+        _ => 1,
+    };
+    let policy = match dmarc.policy {
+        Policy::None => 0,
+        Policy::Quarantine => 1,
+        Policy::Reject => 2,
+    };
+    (rank, policy)
 }
 
-impl Dmarc {
-    fn new(outcome: Outcome, domain: &str, reason: &str) -> Self {
-        Self {
-            outcome,
-            domain: domain.to_owned(),
-            policy_domain: String::new(),
-            policy: Policy::None,
-            spf_aligned: false,
-            dkim_aligned: false,
-            reason: printable(reason, 300),
-        }
-    }
-
-    /// Which of several authors' results speaks for the mail: a failure with the strictest policy, then what nobody could
-    /// say, then no policy at all; a pass only where all pass.
-    fn severity(&self) -> (u8, Policy) {
-        let rank = match self.outcome {
-            Outcome::Fail => 4,
-            Outcome::TempError => 3,
-            Outcome::PermError => 2,
-            Outcome::Pass => 0,
-            _ => 1,
-        };
-        (rank, self.policy)
+/// `t=y`.
+const fn lessened(policy: Policy) -> Policy {
+    match policy {
+        Policy::Reject => Policy::Quarantine,
+        Policy::Quarantine | Policy::None => Policy::None,
     }
 }
 
@@ -92,22 +63,22 @@ impl Dmarc {
 pub async fn check(resolver: &Resolver, header: &Header, spf: &Spf, signatures: &[Signature], time: Duration) -> Dmarc {
     let authors = match author::domains(header) {
         Ok(authors) => authors,
-        Err(fault) => return Dmarc::new(Outcome::PermError, "", &fault),
+        Err(fault) => return concluded(Outcome::Permerror, "", &fault),
     };
     let evaluate = async {
         let mut walker = Walker { resolver, walks: HashMap::new() };
         let mut worst: Option<Dmarc> = None;
         for author in &authors {
             let found = walker.evaluate(author, spf, signatures).await;
-            let found = found.unwrap_or_else(|reason| Dmarc::new(Outcome::TempError, author.as_str(), &reason));
-            if worst.as_ref().is_none_or(|worst| found.severity() > worst.severity()) {
+            let found = found.unwrap_or_else(|reason| concluded(Outcome::Temperror, author.as_str(), &reason));
+            if worst.as_ref().is_none_or(|worst| severity(&found) > severity(worst)) {
                 worst = Some(found);
             }
         }
         worst
     };
     let first = authors.first().map_or("", Domain::as_str);
-    let late = || Dmarc::new(Outcome::TempError, first, &format!("DNS has not answered within {} s", time.as_secs()));
+    let late = || concluded(Outcome::Temperror, first, &format!("DNS has not answered within {} s", time.as_secs()));
     timeout(time, evaluate).await.ok().flatten().unwrap_or_else(late)
 }
 
@@ -132,16 +103,16 @@ impl Walker<'_> {
         let own = walk.iter().find(|(name, _)| name == author);
         let found = own.or_else(|| walk.iter().find(|(name, _)| *name == organization)).or_else(|| walk.last());
         let Some((name, record)) = found else {
-            return Ok(Dmarc::new(Outcome::None, author, "the domain publishes no DMARC record"));
+            return Ok(concluded(Outcome::None, author, "the domain publishes no DMARC record"));
         };
         let Some(policy) = self.policy(author, own.is_some(), record).await? else {
-            return Ok(Dmarc::new(Outcome::None, author, "the DMARC record has no policy"));
+            return Ok(concluded(Outcome::None, author, "the DMARC record has no policy"));
         };
-        let mut dmarc = Dmarc::new(Outcome::Fail, author, "");
-        (dmarc.policy_domain, dmarc.policy) = (name.clone(), if record.testing { policy.lessened() } else { policy });
+        let mut dmarc = concluded(Outcome::Fail, author, "");
+        (dmarc.policy_domain, dmarc.policy) = (name.clone(), if record.testing { lessened(policy) } else { policy });
 
         let mut undecided = None;
-        if matches!(spf.outcome, Outcome::Pass | Outcome::TempError) {
+        if matches!(spf.outcome, Outcome::Pass | Outcome::Temperror) {
             match self.is_aligned(&spf.domain, author, &organization, record.strict_spf).await {
                 Ok(true) if spf.outcome == Outcome::Pass => dmarc.spf_aligned = true,
                 Ok(true) => undecided = Some(format!("SPF: {}", spf.reason)),
@@ -150,7 +121,7 @@ impl Walker<'_> {
             }
         }
         for signature in signatures {
-            if dmarc.dkim_aligned || !matches!(signature.outcome, Outcome::Pass | Outcome::TempError) {
+            if dmarc.dkim_aligned || !matches!(signature.outcome, Outcome::Pass | Outcome::Temperror) {
                 continue;
             }
             match self.is_aligned(&signature.domain, author, &organization, record.strict_dkim).await {
@@ -163,7 +134,7 @@ impl Walker<'_> {
         (dmarc.outcome, dmarc.reason) = match undecided {
             _ if dmarc.spf_aligned || dmarc.dkim_aligned => (Outcome::Pass, by_which(&dmarc).to_owned()),
             // §5.3.6: it might have passed.
-            Some(reason) => (Outcome::TempError, printable(&reason, 300)),
+            Some(reason) => (Outcome::Temperror, printable(&reason, 300)),
             None => (Outcome::Fail, why_not(author, spf, signatures)),
         };
         Ok(dmarc)

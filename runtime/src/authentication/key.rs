@@ -15,7 +15,7 @@ const MAX_RSA_BITS: usize = 8192;
 const ED25519_OCTETS: usize = 32;
 
 /// `a=`. RFC 8301 §3.1: there is no `rsa-sha1` any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Algorithm {
     RsaSha256,
     Ed25519Sha256,

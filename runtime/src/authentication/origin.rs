@@ -9,28 +9,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::Source;
 use crate::mail::Header;
-
-/// Who has handed the mail to us, or to the first of the trusted relays.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
-    /// The error says why nobody knows.
-    pub address: Result<IpAddr, String>,
-    /// What it said at HELO.
-    pub helo: Option<String>,
-    /// It is not the client of this session.
-    pub relayed: bool,
-}
-
-impl Origin {
-    pub fn direct(client: IpAddr, helo: Option<&str>) -> Self {
-        Self { address: Ok(client.to_canonical()), helo: helo.map(str::to_owned), relayed: false }
-    }
-
-    fn unknown(fault: &str) -> Self {
-        Self { address: Err(fault.to_owned()), helo: None, relayed: true }
-    }
-}
+use crate::mail::evidence::Origin;
 
 pub(super) fn is_relay(relays: &[IpNet], client: IpAddr) -> bool {
     let client = client.to_canonical();
@@ -38,18 +19,18 @@ pub(super) fn is_relay(relays: &[IpNet], client: IpAddr) -> bool {
 }
 
 /// Of a mail that a relay hands over; the header as it was received. Never the address of a relay.
-pub(super) fn behind_relay(relays: &[IpNet], header: &Header) -> Origin {
+pub(super) fn behind_relay(relays: &[IpNet], header: &Header) -> Source {
     for field in header.named("Received") {
         let value = field.value();
         let Some(hop) = std::str::from_utf8(&value).ok().and_then(Hop::parse) else {
-            return Origin::unknown("a trusted relay's Received field does not say where the mail came from");
+            return Err("a trusted relay's Received field does not say where the mail came from".to_owned());
         };
         // What a relay got from itself (a filter, say) it got from where the field below says.
         if !hop.address.is_loopback() && !is_relay(relays, hop.address) {
-            return Origin { address: Ok(hop.address), helo: hop.helo, relayed: true };
+            return Ok(Origin { address: hop.address, helo: hop.helo, relayed: true });
         }
     }
-    Origin::unknown("the mail came through trusted relays, and none says from where")
+    Err("the mail came through trusted relays, and none says from where".to_owned())
 }
 
 /// The client in one `Received` field.
@@ -213,7 +194,7 @@ mod tests {
         }
     }
 
-    fn origin(received: &[&str]) -> Origin {
+    fn origin(received: &[&str]) -> Source {
         let text: String = received.iter().map(|value| format!("Received: {value}\r\n")).collect();
         let relays = ["198.51.100.0/24".parse().unwrap(), "2001:db8:5::/48".parse().unwrap()];
         behind_relay(&relays, &Header::parse(&Bytes::from(text)))
@@ -228,7 +209,8 @@ mod tests {
             "from mx.a.example (mail.a.example [192.0.2.1]) by six",
             "from forged (forged [203.0.113.9]) by mx.a.example",
         ]);
-        assert_eq!((found.address, found.helo.as_deref()), (Ok("192.0.2.1".parse().unwrap()), Some("mx.a.example")));
+        let (address, helo) = ("192.0.2.1".parse().unwrap(), Some("mx.a.example".to_owned()));
+        assert_eq!(found, Ok(Origin { address, helo, relayed: true }));
     }
 
     #[test]
@@ -240,7 +222,7 @@ mod tests {
             &["by relay (Postfix, from userid 33)", "from forged (forged [203.0.113.9]) by x"],
         ] {
             let found = origin(received);
-            assert!(found.relayed && found.address.is_err(), "{received:?}: {found:?}");
+            assert!(found.is_err(), "{received:?}: {found:?}");
         }
     }
 }

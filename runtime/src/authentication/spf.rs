@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::{Outcome, printable};
 use crate::dns::{DnsError, LiteralName, Resolver};
+use crate::mail::evidence::{Spf, SpfIdentity};
 use expansion::{MacroString, Values};
 use record::{Cidr, Mechanism, Record, is_spf};
 
@@ -25,29 +26,10 @@ const MAX_HOSTS: usize = 10;
 /// Of the explanation that a domain gives.
 const MAX_EXPLANATION: usize = 400;
 
-/// Which name was checked (§2.3, §2.4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Identity {
-    Helo,
-    MailFrom,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spf {
-    pub outcome: Outcome,
-    pub identity: Identity,
-    /// Whose record was evaluated; empty where there is no domain.
-    pub domain: String,
-    /// Printable ASCII.
-    pub reason: String,
-    /// What the domain says to those that it fails. Printable ASCII.
-    pub explanation: Option<String>,
-}
-
 /// One check.
 #[derive(Debug, Clone)]
 pub struct Question<'a> {
-    pub identity: Identity,
+    pub identity: SpfIdentity,
     pub client: IpAddr,
     /// As the client gave it; empty where it gave none.
     pub helo: &'a str,
@@ -63,7 +45,7 @@ pub async fn check(resolver: &Resolver, question: &Question<'_>, time: Duration)
     let mut check = Check::new(resolver, question);
     let ended = timeout(time, check.run()).await;
     let (found, explanation) = ended.unwrap_or_else(|_| {
-        (Finding::new(Outcome::TempError, format!("DNS has not answered within {} s", time.as_secs())), None)
+        (Finding::new(Outcome::Temperror, format!("DNS has not answered within {} s", time.as_secs())), None)
     });
     Spf {
         outcome: found.outcome,
@@ -74,18 +56,16 @@ pub async fn check(resolver: &Resolver, question: &Question<'_>, time: Duration)
     }
 }
 
-impl Spf {
-    /// There is no name to check (an address literal, or no HELO at all).
-    pub fn without_domain(identity: Identity) -> Self {
-        let reason = "there is no domain to ask".to_owned();
-        Self { outcome: Outcome::None, identity, domain: String::new(), reason, explanation: None }
-    }
+/// There is no name to check (an address literal, or no HELO at all).
+pub fn without_domain(identity: SpfIdentity) -> Spf {
+    let reason = "there is no domain to ask".to_owned();
+    Spf { outcome: Outcome::None, identity, domain: String::new(), reason, explanation: None }
+}
 
-    /// Nobody knows for which client.
-    pub fn undecided(identity: Identity, domain: &str, fault: &str) -> Self {
-        let (domain, reason) = (printable(domain, 255), printable(fault, 300));
-        Self { outcome: Outcome::TempError, identity, domain, reason, explanation: None }
-    }
+/// Nobody knows for which client.
+pub fn undecided(identity: SpfIdentity, domain: &str, fault: &str) -> Spf {
+    let (domain, reason) = (printable(domain, 255), printable(fault, 300));
+    Spf { outcome: Outcome::Temperror, identity, domain, reason, explanation: None }
 }
 
 struct Check<'a> {
@@ -111,12 +91,12 @@ impl Finding {
     }
 }
 
-/// Ends the check: `TempError` or `PermError`.
+/// Ends the check: temperror or permerror.
 struct Stop(Outcome, String);
 
 impl Stop {
     fn permanent(reason: impl Into<String>) -> Self {
-        Self(Outcome::PermError, reason.into())
+        Self(Outcome::Permerror, reason.into())
     }
 }
 
@@ -360,7 +340,7 @@ fn is_within(name: &str, domain: &str) -> bool {
 }
 
 fn temporary(name: &str, error: &DnsError) -> Stop {
-    Stop(Outcome::TempError, format!("{name}: {error}"))
+    Stop(Outcome::Temperror, format!("{name}: {error}"))
 }
 
 #[cfg(test)]

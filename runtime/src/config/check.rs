@@ -17,7 +17,7 @@ use toml::Spanned;
 
 use super::problem::Findings;
 use super::settings::{
-    Delivery, Dns, Http, Installation, Log, Login, Queue, Secret, Server, Settings, SmartHost, Spool,
+    Authentication, Delivery, Dns, Http, Installation, Log, Login, Queue, Secret, Server, Settings, SmartHost, Spool,
 };
 use super::source::{Sources, Span};
 use super::suggest::did_you_mean;
@@ -74,6 +74,7 @@ impl Checker<'_> {
         let queue = self.queue(written.queue);
         let delivery = self.delivery(written.delivery);
         let dns = self.dns(written.dns);
+        let authentication = self.authentication(written.authentication, host_name);
         let installation = self.installation(&written.plugins, spool.as_ref());
         let settings = Settings {
             server: server?,
@@ -84,6 +85,7 @@ impl Checker<'_> {
             delivery,
             smart_hosts,
             dns,
+            authentication: authentication?,
             directory: directory?,
             resellers,
             plugins: plugins.into_all(),
@@ -268,6 +270,26 @@ impl Checker<'_> {
             self.findings.error(Some(flag.span().into()), "the system's DNS servers or these, not both".to_owned());
         }
         Dns { servers, system, timeout: self.positive(written.timeout, 5 * SECOND) }
+    }
+
+    fn authentication(
+        &mut self,
+        written: written::Authentication,
+        host_name: Option<Domain>,
+    ) -> Option<Authentication> {
+        for relay in &written.relays {
+            if relay.value.prefix_len() == 0 {
+                self.findings
+                    .push_error(Some(relay.span), "everybody can't be a trusted relay".to_owned())
+                    .help("name the networks of the servers whose `Received` fields are believed");
+            }
+        }
+        let timeout = self.positive(written.timeout, 20 * SECOND);
+        Some(Authentication {
+            service_id: written.service_id.map(|at| at.value).or(host_name)?,
+            relays: written.relays.into_iter().map(|at| at.value).collect(),
+            timeout,
+        })
     }
 
     /// Users who can't log in anywhere, and log-ins without users.

@@ -32,6 +32,7 @@ pub struct Settings {
     /// Names differ.
     pub smart_hosts: Vec<SmartHost>,
     pub dns: Dns,
+    pub authentication: Authentication,
     pub directory: Directory,
     pub resellers: Vec<Arc<str>>,
     /// All that are declared, used or not. Names differ within a scope and from those of the scopes above it.
@@ -201,6 +202,17 @@ pub struct Dns {
     pub servers: Vec<SocketAddr>,
     /// Use the system's servers (`/etc/resolv.conf`). False and no servers: there is no DNS.
     pub system: bool,
+    pub timeout: Duration,
+}
+
+/// How it is found out who has sent a mail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authentication {
+    /// Under which name results are written (RFC 8601 §2.5).
+    pub service_id: Domain,
+    /// Clients whose mail is judged by who stood before them (R11).
+    pub relays: Vec<IpNet>,
+    /// For the look-ups of one method.
     pub timeout: Duration,
 }
 

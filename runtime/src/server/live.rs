@@ -10,6 +10,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
+use super::authentication::Authentication;
 use super::connections::Limits;
 use super::plugins::record::{Place, Version};
 use super::plugins::{
@@ -45,6 +46,7 @@ pub struct Parts {
     pub gateway: Arc<Gateway>,
     pub queue: Arc<Queue>,
     pub delivery: Arc<Delivery>,
+    pub authentication: Arc<Authentication>,
     pub host: Arc<Host>,
     /// Where arriving bodies wait.
     pub incoming: PathBuf,
@@ -325,6 +327,7 @@ impl Live {
         self.parts.delivery.replace(delivery);
         wake(&loaded.changes);
         self.parts.queue.configure(setup::queue(&settings));
+        self.parts.authentication.configure(setup::authentication(&settings));
         self.parts.limits.store(Arc::new(setup::connections(&settings)));
         self.parts.certificates.replace(&settings);
         let new = Arc::new(setup::snapshot(&settings, self.parts.incoming.clone(), loaded.chains.clone()));

@@ -53,7 +53,14 @@ impl Parsed {
         if tags.find("v") != Some("1") {
             return Err(Fault::syntax("the signature is of another version"));
         }
-        let mut parsed = Self::from_tags(&tags)?;
+        let mut parsed = Self::from_tags(&tags, (Form::Simple, Form::Simple))?;
+        if parsed.signed.iter().any(String::is_empty) {
+            return Err(Fault::syntax("h= has an empty name"));
+        }
+        // §5.4: without it, anybody could have written anything into it.
+        if !parsed.signed.iter().any(|name| name.eq_ignore_ascii_case("From")) {
+            return Err(Fault(Outcome::Permerror, "From is not signed".to_owned()));
+        }
         if let Some(identity) = tags.find("i") {
             parsed.identity_domain = identity_domain(identity, &parsed.domain)?;
         }
@@ -61,8 +68,8 @@ impl Parsed {
         Ok(parsed)
     }
 
-    /// What DKIM and ARC have in common.
-    pub fn from_tags(tags: &TagList<'_>) -> Result<Self, Fault> {
+    /// What DKIM and ARC have in common. `forms`: of header and body where `c=` does not say.
+    pub fn from_tags(tags: &TagList<'_>, forms: (Form, Form)) -> Result<Self, Fault> {
         let needed = |name: &str| {
             let value = tags.find(name).filter(|value| !value.is_empty());
             value.ok_or_else(|| Fault::syntax(format!("the signature has no {name}=")))
@@ -72,8 +79,10 @@ impl Parsed {
             octets.ok_or_else(|| Fault::syntax(format!("{name}= is not Base64")))
         };
         let algorithm = parse_algorithm(needed("a")?)?;
-        let (header_form, body_form) =
-            Form::parse_both(tags.find("c")).ok_or_else(|| Fault::syntax("c= names no canonical form"))?;
+        let (header_form, body_form) = match tags.find("c") {
+            Some(value) => Form::parse_both(value).ok_or_else(|| Fault::syntax("c= names no canonical form"))?,
+            None => forms,
+        };
         let domain = Domain::parse(needed("d")?).map_err(|_| Fault::syntax("d= is no domain"))?;
         if tags.find("q").is_some() && !tags.list("q").any(|method| method == "dns/txt") {
             return Err(Fault::syntax("q= names no way to the key that there is"));
@@ -82,13 +91,8 @@ impl Parsed {
             Some(digits) => Some(number(digits).ok_or_else(|| Fault::syntax("l= is no number"))?),
             None => None,
         };
-        let signed: Vec<String> = needed("h").map(|_| tags.list("h").map(str::to_owned).collect())?;
-        if signed.iter().any(String::is_empty) {
-            return Err(Fault::syntax("h= has an empty name"));
-        }
-        // §5.4: without it, anybody could have written anything into it.
-        if !signed.iter().any(|name| name.eq_ignore_ascii_case("From")) {
-            return Err(Fault(Outcome::PermError, "From is not signed".to_owned()));
+        if tags.find("h").is_none() {
+            return Err(Fault::syntax("the signature has no h="));
         }
         Ok(Self {
             algorithm,
@@ -97,7 +101,7 @@ impl Parsed {
             selector: needed("s")?.to_owned(),
             header_form,
             body_form,
-            signed,
+            signed: tags.list("h").map(str::to_owned).collect(),
             body_hash: octets("bh")?,
             value: octets("b")?,
             length,
@@ -146,7 +150,7 @@ fn identity_domain(identity: &str, domain: &str) -> Result<String, Fault> {
     let below = |text: &str| text.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
     let text = identity.rsplit_once('@').map(|(_, text)| text.to_ascii_lowercase());
     text.filter(|text| below(text))
-        .ok_or_else(|| Fault(Outcome::PermError, "i= is of another domain than d=".to_owned()))
+        .ok_or_else(|| Fault(Outcome::Permerror, "i= is of another domain than d=".to_owned()))
 }
 
 /// The fields of a mail by their names, for many signatures.
@@ -213,14 +217,14 @@ mod tests {
             ("c=loose", Outcome::Neutral),
             ("d=not a domain", Outcome::Neutral),
             ("s=", Outcome::Neutral),
-            ("h=To:Subject", Outcome::PermError),
+            ("h=To:Subject", Outcome::Permerror),
             ("h=From::To", Outcome::Neutral),
             ("bh=%", Outcome::Neutral),
             ("b=", Outcome::Neutral),
             ("q=http", Outcome::Neutral),
             ("l=-1", Outcome::Neutral),
-            ("i=joe@example.org", Outcome::PermError),
-            ("i=joe@notexample.com", Outcome::PermError),
+            ("i=joe@example.org", Outcome::Permerror),
+            ("i=joe@notexample.com", Outcome::Permerror),
             ("x=999999", Outcome::Fail),
             ("t=1000301", Outcome::Fail),
             ("x=soon", Outcome::Neutral),

@@ -109,16 +109,16 @@ async fn keys() {
     let [ref signature] = signer.verify(&signed).await[..] else { panic!() };
     assert_eq!((signature.outcome, signature.testing), (Outcome::Pass, true));
     for (answer, outcome) in [
-        (Answer::Records(vec![txt(&["v=DKIM1; k=ed25519; p="])]), Outcome::PermError),
-        (Answer::Records(vec![txt(&["hello"])]), Outcome::PermError),
-        (Answer::Empty, Outcome::PermError),
-        (Answer::Code(ResponseCode::NXDomain), Outcome::TempError),
-        (Answer::Code(ResponseCode::ServFail), Outcome::TempError),
-        (Answer::Silent, Outcome::TempError),
-        (Answer::Truncated, Outcome::TempError),
+        (Answer::Records(vec![txt(&["v=DKIM1; k=ed25519; p="])]), Outcome::Permerror),
+        (Answer::Records(vec![txt(&["hello"])]), Outcome::Permerror),
+        (Answer::Empty, Outcome::Permerror),
+        (Answer::Code(ResponseCode::NXDomain), Outcome::Temperror),
+        (Answer::Code(ResponseCode::ServFail), Outcome::Temperror),
+        (Answer::Silent, Outcome::Temperror),
+        (Answer::Truncated, Outcome::Temperror),
     ] {
         // An NXDOMAIN without the record that says so is none (RFC 2308 §2.1); hickory takes it for one all the same.
-        let outcome = if matches!(answer, Answer::Code(ResponseCode::NXDomain)) { Outcome::PermError } else { outcome };
+        let outcome = if matches!(answer, Answer::Code(ResponseCode::NXDomain)) { Outcome::Permerror } else { outcome };
         let shown = format!("{answer:?}");
         signer.dns.set("sel._domainkey.example.com", RecordType::TXT, answer);
         assert_eq!(signer.outcome(&signed).await.0, outcome, "{shown}");
@@ -131,7 +131,7 @@ async fn n6_weak_keys_fail_and_monstrous_ones_are_not_used() {
     use base64::Engine as _;
     let signer = Signer::new().await;
     let field = "DKIM-Signature: v=1; a=rsa-sha256; d=example.com; s=sel; h=From; bh=YWJj; b=YWJj\r\n";
-    for (bits, outcome) in [(512, Outcome::Fail), (16 * 8192, Outcome::PermError)] {
+    for (bits, outcome) in [(512, Outcome::Fail), (16 * 8192, Outcome::Permerror)] {
         let modulus = [&[0][..], &vec![0xc5; bits / 8]].concat();
         let integer =
             |octets: &[u8]| [&[2, 0x84][..], &u32::try_from(octets.len()).unwrap().to_be_bytes(), octets].concat();
@@ -159,7 +159,7 @@ async fn n6_of_a_thousand_signatures_ten_are_verified() {
     let signatures = signer.verify(&mail).await;
     assert_eq!(signatures.len(), MAX_TOLD);
     let of = |outcome| signatures.iter().filter(|signature| signature.outcome == outcome).count();
-    assert_eq!((of(Outcome::PermError), of(Outcome::Policy)), (MAX_VERIFIED, MAX_TOLD - MAX_VERIFIED));
+    assert_eq!((of(Outcome::Permerror), of(Outcome::Policy)), (MAX_VERIFIED, MAX_TOLD - MAX_VERIFIED));
     let asked = |n: usize| signer.dns.queries(&format!("sel{n}._domainkey.example.com"), RecordType::TXT);
     assert_eq!((0..999).map(asked).sum::<usize>(), MAX_VERIFIED);
 }

@@ -1,6 +1,6 @@
 //! The DMARC record (RFC 9989 §4.7). What is wrong in it is left out, but for the version, which makes it one.
 
-use super::Policy;
+use crate::mail::evidence::DmarcPolicy as Policy;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Psd {

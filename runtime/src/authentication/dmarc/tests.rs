@@ -5,8 +5,8 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::RecordType;
 
 use super::*;
-use crate::authentication::spf::Identity;
 use crate::dns::responder::{Answer, Responder, txt};
+use crate::mail::evidence::SpfIdentity;
 
 fn record(dns: &Responder, name: &str, text: &str) {
     dns.set(name, RecordType::TXT, Answer::Records(vec![txt(&[text])]));
@@ -14,7 +14,7 @@ fn record(dns: &Responder, name: &str, text: &str) {
 
 fn spf(outcome: Outcome, domain: &str) -> Spf {
     let (domain, reason) = (domain.to_owned(), "said so".to_owned());
-    Spf { outcome, identity: Identity::MailFrom, domain, reason, explanation: None }
+    Spf { outcome, identity: SpfIdentity::MailFrom, domain, reason, explanation: None }
 }
 
 fn signature(outcome: Outcome, domain: &str) -> Signature {
@@ -50,11 +50,11 @@ async fn alignment() {
         ("a@example.com", (pass, "bounce.Example.COM"), (Outcome::None, ""), pass),
         ("a@mail.example.com", (Outcome::None, ""), (pass, "other.example.com"), pass),
         ("a@example.com", (pass, "example.org"), (pass, "notexample.com"), Outcome::Fail),
-        ("a@example.com", (Outcome::SoftFail, "example.com"), (Outcome::Policy, "example.com"), Outcome::Fail),
-        ("a@example.com", (Outcome::Fail, "example.com"), (Outcome::TempError, "example.com"), Outcome::TempError),
-        ("a@example.com", (Outcome::TempError, "example.com"), (Outcome::None, ""), Outcome::TempError),
-        ("a@example.com", (Outcome::TempError, "example.com"), (pass, "example.com"), pass),
-        ("a@example.com", (Outcome::TempError, "example.org"), (Outcome::None, ""), Outcome::Fail),
+        ("a@example.com", (Outcome::Softfail, "example.com"), (Outcome::Policy, "example.com"), Outcome::Fail),
+        ("a@example.com", (Outcome::Fail, "example.com"), (Outcome::Temperror, "example.com"), Outcome::Temperror),
+        ("a@example.com", (Outcome::Temperror, "example.com"), (Outcome::None, ""), Outcome::Temperror),
+        ("a@example.com", (Outcome::Temperror, "example.com"), (pass, "example.com"), pass),
+        ("a@example.com", (Outcome::Temperror, "example.org"), (Outcome::None, ""), Outcome::Fail),
         ("a@strict.example", (pass, "x.strict.example"), (pass, "y.strict.example"), Outcome::Fail),
         ("a@strict.example", (pass, "strict.example"), (Outcome::None, ""), pass),
         ("a@none.example", (pass, "example.org"), (Outcome::None, ""), Outcome::None),
@@ -143,7 +143,7 @@ async fn n7_several_authors_and_none() {
     assert_eq!(found.outcome, Outcome::Pass);
     for from in ["a@strict.example\r\nFrom: b@mild.example", "undisclosed:;", ""] {
         let found = ask(&dns, from, spf_of("mild.example"), &[]).await;
-        assert_eq!((found.outcome, found.domain.as_str()), (Outcome::PermError, ""), "{from}");
+        assert_eq!((found.outcome, found.domain.as_str()), (Outcome::Permerror, ""), "{from}");
     }
 }
 
@@ -155,6 +155,6 @@ async fn n1_what_nobody_can_say_is_temporary() {
     dns.set("x.np.example", RecordType::A, Answer::Code(ResponseCode::Refused));
     for from in ["a@servfail.example", "a@x.servfail.example", "a@x.np.example"] {
         let found = ask(&dns, from, spf(Outcome::Pass, "example.org"), &[]).await;
-        assert_eq!((found.outcome, found.policy), (Outcome::TempError, Policy::None), "{from}: {found:?}");
+        assert_eq!((found.outcome, found.policy), (Outcome::Temperror, Policy::None), "{from}: {found:?}");
     }
 }

@@ -103,7 +103,7 @@ impl Directive {
     fn parse(term: &str) -> Parsed<Self> {
         let (outcome, bare) = match term.as_bytes().first() {
             Some(b'-') => (Outcome::Fail, term.get(1..)),
-            Some(b'~') => (Outcome::SoftFail, term.get(1..)),
+            Some(b'~') => (Outcome::Softfail, term.get(1..)),
             Some(b'?') => (Outcome::Neutral, term.get(1..)),
             Some(b'+') => (Outcome::Pass, term.get(1..)),
             _ => (Outcome::Pass, Some(term)),
@@ -190,7 +190,7 @@ mod tests {
         };
         assert_eq!((cidr(0), cidr(1)), (Cidr { four: 24, six: 64 }, Cidr { four: 8, six: 128 }));
         let outcomes: Vec<_> = record.directives.iter().map(|directive| directive.outcome).collect();
-        assert_eq!(outcomes, [Outcome::Pass, Outcome::Pass, Outcome::Fail, Outcome::SoftFail]);
+        assert_eq!(outcomes, [Outcome::Pass, Outcome::Pass, Outcome::Fail, Outcome::Softfail]);
         for bad in ["a/24/64", "a/033", "all:x.example", "ip4:1.2.3", "ip6:::1/129", "ptr/8", "exp=a.b exp=a.b", "=a"] {
             assert!(Record::parse(format!("v=spf1 {bad}").as_bytes()).is_err(), "{bad}");
         }

@@ -105,7 +105,7 @@ async fn spf_suite_of_rfc_7208() {
         for (test, case) in &scenario.tests {
             let (local, domain) = case.mailfrom.rsplit_once('@').unwrap_or(("", &case.helo));
             let question = Question {
-                identity: Identity::MailFrom,
+                identity: SpfIdentity::MailFrom,
                 client: case.host,
                 helo: &case.helo,
                 local: if local.is_empty() { "postmaster" } else { local },

@@ -16,7 +16,7 @@ fn record(dns: &Responder, name: &str, text: &str) {
 
 async fn ask(dns: &Responder, domain: &str) -> Spf {
     let question = Question {
-        identity: Identity::MailFrom,
+        identity: SpfIdentity::MailFrom,
         client: "192.0.2.1".parse().unwrap(),
         helo: "mx.example",
         local: "joe",
@@ -40,7 +40,7 @@ async fn a_result_says_why() {
         ("b.example", Outcome::Pass, "include:a.example of b.example"),
         ("c.example", Outcome::Fail, "-all of c.example"),
         ("d.example", Outcome::Neutral, "nothing in the record of d.example matches"),
-        ("e.example", Outcome::PermError, "the record of e.example is wrong: ip5:1.2.3.4: not a mechanism"),
+        ("e.example", Outcome::Permerror, "the record of e.example is wrong: ip5:1.2.3.4: not a mechanism"),
         ("none.example", Outcome::None, "none.example has no SPF record"),
     ] {
         let spf = ask(&dns, domain).await;
@@ -63,7 +63,7 @@ async fn n1_what_nobody_can_say_is_temporary() {
     ] {
         dns.set(name, RecordType::TXT, answer);
         let spf = ask(&dns, name).await;
-        assert_eq!(spf.outcome, Outcome::TempError, "{name}: {spf:?}");
+        assert_eq!(spf.outcome, Outcome::Temperror, "{name}: {spf:?}");
         assert!(spf.reason.starts_with(name), "{spf:?}");
     }
 }
@@ -78,7 +78,7 @@ async fn n1_a_check_ends_in_time() {
         dns.set(&silent(n), RecordType::A, Answer::Silent);
     }
     let question = Question {
-        identity: Identity::Helo,
+        identity: SpfIdentity::Helo,
         client: "192.0.2.1".parse().unwrap(),
         helo: "slow.example",
         local: "postmaster",
@@ -87,7 +87,7 @@ async fn n1_a_check_ends_in_time() {
     };
     let start = Instant::now();
     let spf = check(&dns.resolver(), &question, Duration::from_millis(200)).await;
-    assert_eq!(spf.outcome, Outcome::TempError, "{spf:?}");
+    assert_eq!(spf.outcome, Outcome::Temperror, "{spf:?}");
     assert!(start.elapsed() < Duration::from_secs(2));
 }
 
@@ -98,7 +98,7 @@ async fn n3_a_record_of_64_kib_is_a_fault() {
     let strings: Vec<&str> = (0..long.len()).step_by(255).map(|at| &long[at..(at + 255).min(long.len())]).collect();
     dns.set("long.example", RecordType::TXT, Answer::OverTcp(vec![txt(&strings)]));
     let spf = ask(&dns, "long.example").await;
-    assert_eq!(spf.outcome, Outcome::PermError);
+    assert_eq!(spf.outcome, Outcome::Permerror);
     assert!(spf.reason.contains("longer than"), "{spf:?}");
 }
 
@@ -106,7 +106,7 @@ async fn n3_a_record_of_64_kib_is_a_fault() {
 async fn n4_aliases_without_end_are_temporary() {
     let dns = Responder::start().await;
     dns.cname("loop.example", "loop2.example").cname("loop2.example", "loop.example");
-    assert_eq!(ask(&dns, "loop.example").await.outcome, Outcome::TempError);
+    assert_eq!(ask(&dns, "loop.example").await.outcome, Outcome::Temperror);
 }
 
 #[tokio::test]
@@ -121,10 +121,10 @@ async fn n5_limits() {
     dns.mx("manymx.example", &exchanges);
     record(&dns, "mx.example", "v=spf1 mx:manymx.example");
     for (domain, outcome) in [
-        ("loop.example", Outcome::PermError),
-        ("bomb.example", Outcome::PermError),
+        ("loop.example", Outcome::Permerror),
+        ("bomb.example", Outcome::Permerror),
         ("macro.example", Outcome::Fail),
-        ("mx.example", Outcome::PermError),
+        ("mx.example", Outcome::Permerror),
     ] {
         let spf = ask(&dns, domain).await;
         assert_eq!(spf.outcome, outcome, "{domain}: {spf:?}");

@@ -112,6 +112,15 @@ pub(super) fn dns(settings: &Settings) -> Vec<Filled> {
     vec![list("servers"), value("system", settings.dns.system), duration("timeout", settings.dns.timeout)]
 }
 
+pub(super) fn authentication(settings: &Settings) -> Vec<Filled> {
+    let authentication = &settings.authentication;
+    vec![
+        value("service_id", authentication.service_id.to_string()),
+        list("relays"),
+        duration("timeout", authentication.timeout),
+    ]
+}
+
 pub(super) fn log(settings: &Settings) -> Vec<Filled> {
     vec![none("file"), value("level", settings.log.level.as_str().to_ascii_lowercase())]
 }
