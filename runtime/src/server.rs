@@ -4,6 +4,7 @@
 //! under way; then the spool writes its last records. What is not done by then is in the spool.
 
 pub mod acceptance;
+pub mod authentication;
 pub mod certificate;
 pub mod connections;
 pub mod control;
@@ -35,6 +36,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use self::acceptance::Acceptance;
+use self::authentication::Authentication;
 use self::connections::{Connections, Limits};
 use self::http::Readiness;
 use self::listener::Gate;
@@ -135,10 +137,13 @@ impl Server {
         let delivery = Arc::new(Delivery::new(setup::delivery(settings), resolver.clone(), metrics.clone())?);
         let signer = Arc::new(Signer::new(settings));
         let scanners = Arc::new(Scanners::new(setup::scanners(settings), metrics.clone()));
+        let verify = setup::authentication(settings);
+        let authentication = Arc::new(Authentication::new(resolver.clone(), verify, metrics.clone()));
         let names = Arc::new(Names(resolver));
         let services = host::Services {
             keys: signer.clone(),
             scanners: Arc::new(Scanning { scanners: scanners.clone(), names: names.clone() }),
+            authenticator: authentication.clone(),
             ..services(&clerk, names)
         };
         let host = Arc::new(Host::new(setup::host(settings, compiler), services)?);
@@ -158,6 +163,7 @@ impl Server {
             queue: queue.clone(),
             delivery: delivery.clone(),
             scanners,
+            authentication,
             host,
             incoming,
             limits: limits.clone(),

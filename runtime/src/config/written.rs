@@ -32,6 +32,7 @@ pub struct Written {
     pub delivery: Delivery,
     pub dns: Dns,
     pub signing: Signing,
+    pub authentication: Authentication,
     pub chain: Chain,
     pub plugins: Plugins,
     pub log: Log,
@@ -56,6 +57,7 @@ impl Written {
             delivery: section::one(&mut root, "delivery", findings),
             dns: section::one(&mut root, "dns", findings),
             signing: section::one(&mut root, "signing", findings),
+            authentication: section::one(&mut root, "authentication", findings),
             chain: section::one(&mut root, "chain", findings),
             plugins: section::one(&mut root, "plugins", findings),
             log: section::one(&mut root, "log", findings),
@@ -250,6 +252,15 @@ pub struct Signing {
     pub directory: Option<At<PathBuf>>,
     pub timestamp: Option<bool>,
     pub validity: Option<At<Duration>>,
+}
+
+/// `[authentication]`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Authentication {
+    pub service_id: Option<At<Domain>>,
+    pub relays: Vec<At<IpNet>>,
+    pub timeout: Option<At<Duration>>,
 }
 
 /// `[log]`.
