@@ -42,7 +42,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, help="of each cell (5; 2 with --quick)")
     parser.add_argument("--seconds", type=float, help="of one run (4; 1.5 with --quick)")
     parser.add_argument("--limit", type=float, help="seconds for everything (780; 175 with --quick)")
-    parser.add_argument("--swaps", type=int, help="in a run of plugin swaps (100; 20 with --quick)")
+    parser.add_argument("--swaps", type=int, help="in all runs of plugin swaps (100; 20 with --quick)")
     parser.add_argument("--quick", action="store_true", help="a rough look in three minutes")
     parser.add_argument("--servers", default="postern,postfix", help="a comma between them")
     parser.add_argument("--scratch", default="/var/tmp", help="a directory on a real disk")
