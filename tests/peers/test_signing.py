@@ -20,7 +20,7 @@ import dkim
 import pytest
 
 import corpus
-from gateway import binary
+from gateway import FIELD, binary
 from harness import INSTALLED, LOOPBACK, PATIENCE, free_port, process, run, wait_for
 
 CONFIG = """
@@ -68,7 +68,6 @@ platform = ["arc-seal", "dkim-sign"]
 
 KEYS = (("sender.test", "r1", "rsa"), ("sender.test", "e1", "ed25519"), ("gateway.test", "seal", "rsa"))
 
-# opendkim will have nothing to do with a message that has not exactly one From.
 MESSAGES = corpus.made() | corpus.of_cpython()
 
 
@@ -136,8 +135,10 @@ def signed(signer: Signer) -> dict[str, bytes]:
 
 
 def signatures(raw: bytes) -> int:
-    header = raw.partition(b"\r\n\r\n")[0]
-    return len(re.findall(rb"(?m)^DKIM-Signature:[^\r]*\r\n(?:[ \t][^\r]*\r\n)*?[^\r]*d=(?:sender|gateway)\.test;", header))
+    """Ours are on top of those that a message came with."""
+    header = raw.partition(b"\r\n\r\n")[0] + b"\r\n"
+    fields = re.findall(rb"(?m)^" + FIELD % b"DKIM-Signature", header)
+    return sum(re.search(rb"\sd=(?:sender|gateway)\.test;\s+s=(?:r1|e1|seal);", field) is not None for field in fields)
 
 
 def test_r27_dkimpy_verifies_what_is_signed(signer: Signer, signed: dict[str, bytes]) -> None:
@@ -154,7 +155,9 @@ def test_r27_dkimpy_verifies_what_is_signed(signer: Signer, signed: dict[str, by
 def test_r27_a_change_is_noticed_by_dkimpy(signer: Signer, signed: dict[str, bytes]) -> None:
     raw = signed["8bit"] if "8bit" in signed else next(iter(signed.values()))
     for changed in (raw + b"x\r\n", b"From: evil@sender.test\r\n" + raw, b"Subject: other\r\n" + raw):
-        assert not any(dkim.DKIM(changed).verify(idx=index, dnsfunc=signer.txt) for index in (0, 1))
+        for index in (0, 1):
+            with contextlib.suppress(dkim.ValidationError):
+                assert not dkim.DKIM(changed).verify(idx=index, dnsfunc=signer.txt)
 
 
 def opendkim(signer: Signer, raw: bytes, config: Path, keys: Path) -> str:
@@ -169,16 +172,23 @@ def opendkim(signer: Signer, raw: bytes, config: Path, keys: Path) -> str:
     return run([*program, "-x", config, "-t", message, "-vv"]).decode("utf-8", "replace")
 
 
+def count_of_failed(said: str) -> int:
+    """Of ours; one message of the corpus has come with a signature that is none."""
+    return len(re.findall(r"dkim=(?!pass)\S+ (?!reason=\"key not found in DNS\")", said))
+
+
 def test_r27_opendkim_verifies_what_is_signed(signer: Signer, signed: dict[str, bytes], tmp_path: Path) -> None:
     wrong = {}
     looked_at = 0
     for name, raw in signed.items():
-        header = MESSAGES[name].partition(b"\r\n\r\n")[0]
-        if len(re.findall(rb"(?mi)^From[ \t]*:", header)) != 1:
+        # It will have nothing to do with a message that has not exactly one From with a domain in it.
+        header = MESSAGES[name].partition(b"\r\n\r\n")[0] + b"\r\n"
+        authors = re.findall(rb"(?mi)^" + FIELD % b"From", header)
+        if len(authors) != 1 or b"@" not in authors[0]:
             continue
         looked_at += 1
         said = opendkim(signer, raw, tmp_path / "opendkim.conf", tmp_path / "keys")
-        if said.count("dkim=pass") != signatures(raw) or "dkim=fail" in said:
+        if said.count("dkim=pass") != signatures(raw) or count_of_failed(said):
             wrong[name] = said
     assert looked_at > 40
     assert not wrong, f"{len(wrong)} of {looked_at}:\n" + "\n".join(f"{name}: {said}" for name, said in wrong.items())
