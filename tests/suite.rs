@@ -9,6 +9,7 @@ mod live;
 mod monitoring;
 mod packaging;
 mod scenarios;
+mod signing;
 mod states;
 mod supervisor;
 mod syntax;
