@@ -14,6 +14,7 @@ const USES: [(&str, &[&str]); 20] = [
     ("dns", &["smtp", "metrics", "log"]),
     ("tenancy", &["smtp", "mail"]),
     ("authentication", &["smtp", "mail", "dns", "metrics", "log"]),
+    ("signing", &["smtp", "mail"]),
     ("spool", &["smtp", "mail", "metrics", "log"]),
     ("scan", &["smtp", "mail", "metrics"]),
     ("pipeline", &["smtp", "mail", "authentication", "dns", "tenancy", "spool", "metrics", "log"]),

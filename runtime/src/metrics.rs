@@ -77,6 +77,10 @@ metrics! {
     tls_handshakes: IntCounterVec = "postern_tls_handshakes_total" ["result"];
     /// AUTH attempts, by result (ok, failed, cancelled).
     authentications: IntCounterVec = "postern_authentications_total" ["result"];
+    /// Results of sender authentication, by method (spf, spf-helo, dkim, dmarc, arc) and result (the words of RFC 8601).
+    authentication: IntCounterVec = "postern_authentication_total" ["method", "result"];
+    /// Time to find out who has sent a mail, DNS included, by method.
+    authentication_seconds: HistogramVec = "postern_authentication_duration_seconds" ["method"];
     /// Messages whose data ended, by verdict (accept, reject, defer, discard, quarantine, disconnect).
     messages: IntCounterVec = "postern_messages_total" ["verdict"];
     /// Octets of accepted messages.
@@ -111,6 +115,8 @@ metrics! {
     reloads: IntCounterVec = "postern_reloads_total" ["result"];
     /// Counters that plugins keep of their own.
     plugin_custom: IntCounterVec = "postern_plugin_custom_total" ["plugin", "name"];
+    /// Signatures that mail was to have, by kind (dkim, arc) and result (made; left: ARC has no more to say of this mail; failed: the mail waits).
+    signatures: IntCounterVec = "postern_signatures_total" ["kind", "result"];
     /// Batches written to the spool with one sync each, by result (ok, failed).
     spool_commits: IntCounterVec = "postern_spool_commits_total" ["result"];
     /// Changes in one spool sync.
@@ -170,6 +176,11 @@ impl Metrics {
         ];
         for (series, labels) in known {
             labels.iter().for_each(|label| drop(series.with_label_values(&[*label])));
+        }
+        for (kind, result) in
+            [("dkim", "made"), ("dkim", "failed"), ("arc", "made"), ("arc", "left"), ("arc", "failed")]
+        {
+            drop(self.signatures.with_label_values(&[kind, result]));
         }
     }
 

@@ -4,6 +4,7 @@
 //! under way; then the spool writes its last records. What is not done by then is in the spool.
 
 pub mod acceptance;
+pub mod authentication;
 pub mod certificate;
 pub mod connections;
 pub mod control;
@@ -16,6 +17,7 @@ pub mod plugins;
 pub mod preparation;
 pub mod scanners;
 pub mod setup;
+pub mod signing;
 pub mod status;
 pub mod story;
 pub mod supervisor;
@@ -34,6 +36,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use self::acceptance::Acceptance;
+use self::authentication::Authentication;
 use self::connections::{Connections, Limits};
 use self::http::Readiness;
 use self::listener::Gate;
@@ -41,6 +44,7 @@ use self::live::{Live, Parts, Refusal};
 use self::names::Names;
 use self::preparation::Preparation;
 use self::scanners::Scanning;
+use self::signing::Signer;
 use self::status::Facts;
 use self::supervisor::Supervisor;
 use self::tls::Certificates;
@@ -131,8 +135,17 @@ impl Server {
         let clerk = Clerk { log: log.clone(), metrics: metrics.clone() };
         let resolver = Resolver::new(setup::dns(settings), metrics.clone())?;
         let delivery = Arc::new(Delivery::new(setup::delivery(settings), resolver.clone(), metrics.clone())?);
+        let signer = Arc::new(Signer::new(settings));
         let scanners = Arc::new(Scanners::new(setup::scanners(settings), metrics.clone()));
-        let services = services(&clerk, resolver, scanners.clone());
+        let verify = setup::authentication(settings);
+        let authentication = Arc::new(Authentication::new(resolver.clone(), verify, metrics.clone()));
+        let names = Arc::new(Names(resolver));
+        let services = host::Services {
+            keys: signer.clone(),
+            scanners: Arc::new(Scanning { scanners: scanners.clone(), names: names.clone() }),
+            authenticator: authentication.clone(),
+            ..services(&clerk, names)
+        };
         let host = Arc::new(Host::new(setup::host(settings, compiler), services)?);
         let started = live::start(&host, settings).await?;
         let incoming = spool.incoming_directory().to_owned();
@@ -140,7 +153,7 @@ impl Server {
         let snapshot = setup::snapshot(settings, incoming.clone(), started.chains);
         let has_room = Box::new(move |octets| room.has_room_for(octets));
         let gateway = Arc::new(Gateway::new(snapshot, clerk, has_room));
-        let prepare = Arc::new(Preparation { gateway: gateway.clone() });
+        let prepare = Arc::new(Preparation { gateway: gateway.clone(), signer: signer.clone() });
         let queue = Queue::new(setup::queue(settings), spool.clone(), delivery.clone(), prepare, log, metrics.clone());
         let (stopping, stopped) = watch::channel(false);
         let limits = Arc::new(ArcSwap::from_pointee(setup::connections(settings)));
@@ -150,11 +163,13 @@ impl Server {
             queue: queue.clone(),
             delivery: delivery.clone(),
             scanners,
+            authentication,
             host,
             incoming,
             limits: limits.clone(),
             supervisor: supervisor.clone(),
             certificates: Certificates::new(settings),
+            signer,
             registry: started.registry,
         };
         let mut server = Self {
@@ -389,16 +404,15 @@ fn standing(spool: &SegmentSpool, metrics: &Metrics) -> String {
     format!("{takes}; {} sessions, {queued} messages in the queue", metrics.sessions_open.get())
 }
 
-fn services(clerk: &Clerk, resolver: Resolver, scanners: Arc<Scanners>) -> host::Services {
-    let names = Arc::new(Names(resolver));
-    let services = host::Services::new(
+/// What stands behind the interfaces that need nothing of the gateway's other parts.
+fn services(clerk: &Clerk, names: Arc<Names>) -> host::Services {
+    host::Services::new(
         clerk.log.clone(),
         clerk.metrics.clone(),
-        names.clone(),
+        names,
         host::counter::system_clock(),
         Calendar::new(TimeZone::system()),
-    );
-    host::Services { scanners: Arc::new(Scanning { scanners, names }), ..services }
+    )
 }
 
 /// Every plugin of the mail's scopes that wants to know.

@@ -17,6 +17,7 @@ pub use super::value::word::{Grant, ListenerTls};
 use crate::mail::TlsPolicy;
 use crate::pipeline::{Directions, OnFailure, Role, Scope};
 use crate::scan::{Address, Kind};
+use crate::signing::Keyring;
 use crate::smtp::{Domain, Host, Mailbox};
 use crate::tenancy::Directory;
 
@@ -35,6 +36,8 @@ pub struct Settings {
     /// Names differ.
     pub scanners: Vec<Scanner>,
     pub dns: Dns,
+    pub signing: Signing,
+    pub authentication: Authentication,
     pub directory: Directory,
     pub resellers: Vec<Arc<str>>,
     /// All that are declared, used or not. Names differ within a scope and from those of the scopes above it.
@@ -220,6 +223,29 @@ pub struct Dns {
     pub servers: Vec<SocketAddr>,
     /// Use the system's servers (`/etc/resolv.conf`). False and no servers: there is no DNS.
     pub system: bool,
+    pub timeout: Duration,
+}
+
+/// DKIM and ARC.
+#[derive(Debug, Clone)]
+pub struct Signing {
+    /// Holds the keys, if it is there.
+    pub directory: PathBuf,
+    pub keys: Arc<Keyring>,
+    /// Signatures say when they were made.
+    pub timestamp: bool,
+    /// After which DKIM signatures expire; `None`: never.
+    pub validity: Option<Duration>,
+}
+
+/// How it is found out who has sent a mail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authentication {
+    /// Under which name results are written (RFC 8601 §2.5).
+    pub service_id: Domain,
+    /// Clients whose mail is judged by who stood before them (R11).
+    pub relays: Vec<IpNet>,
+    /// For the look-ups of one method.
     pub timeout: Duration,
 }
 

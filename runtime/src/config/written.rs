@@ -31,6 +31,8 @@ pub struct Written {
     pub queue: Queue,
     pub delivery: Delivery,
     pub dns: Dns,
+    pub signing: Signing,
+    pub authentication: Authentication,
     pub chain: Chain,
     pub plugins: Plugins,
     pub log: Log,
@@ -54,6 +56,8 @@ impl Written {
             queue: section::one(&mut root, "queue", findings),
             delivery: section::one(&mut root, "delivery", findings),
             dns: section::one(&mut root, "dns", findings),
+            signing: section::one(&mut root, "signing", findings),
+            authentication: section::one(&mut root, "authentication", findings),
             chain: section::one(&mut root, "chain", findings),
             plugins: section::one(&mut root, "plugins", findings),
             log: section::one(&mut root, "log", findings),
@@ -241,6 +245,24 @@ pub struct Dns {
     pub timeout: Option<At<Duration>>,
 }
 
+/// `[signing]`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Signing {
+    pub directory: Option<At<PathBuf>>,
+    pub timestamp: Option<bool>,
+    pub validity: Option<At<Duration>>,
+}
+
+/// `[authentication]`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Authentication {
+    pub service_id: Option<At<Domain>>,
+    pub relays: Vec<At<IpNet>>,
+    pub timeout: Option<At<Duration>>,
+}
+
 /// `[log]`.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -322,13 +344,12 @@ pub struct TrustedNetwork {
 #[serde(deny_unknown_fields)]
 pub struct Plugin {
     pub name: At<Name>,
-    pub source: At<WrittenSource>,
+    pub source: Option<At<WrittenSource>>,
     pub scope: Option<At<Scope>>,
     #[serde(default)]
     pub available: bool,
     pub config: Option<Spanned<toml::Table>>,
-    #[serde(default)]
-    pub grants: Vec<At<Grant>>,
+    pub grants: Option<Vec<At<Grant>>>,
     /// Names are free, so the files of a table are looked up by the name that the plugin uses.
     #[serde(default)]
     pub tables: std::collections::BTreeMap<String, At<PathBuf>>,
@@ -377,7 +398,7 @@ pub struct Limits {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Chain {
-    pub platform: Vec<Spanned<ChainEntry>>,
+    pub platform: Option<Vec<Spanned<ChainEntry>>>,
 }
 
 /// `"plugin"`, or a table.

@@ -114,6 +114,24 @@ pub(super) fn dns(settings: &Settings) -> Vec<Filled> {
     vec![list("servers"), value("system", settings.dns.system), duration("timeout", settings.dns.timeout)]
 }
 
+pub(super) fn signing(settings: &Settings) -> Vec<Filled> {
+    let signing = &settings.signing;
+    vec![
+        value("directory", absolute(&signing.directory)),
+        value("timestamp", signing.timestamp),
+        Filled::Default("validity", signing.validity.map(|validity| duration_text(validity).into())),
+    ]
+}
+
+pub(super) fn authentication(settings: &Settings) -> Vec<Filled> {
+    let authentication = &settings.authentication;
+    vec![
+        value("service_id", authentication.service_id.to_string()),
+        list("relays"),
+        duration("timeout", authentication.timeout),
+    ]
+}
+
 pub(super) fn log(settings: &Settings) -> Vec<Filled> {
     vec![none("file"), value("level", settings.log.level.as_str().to_ascii_lowercase())]
 }
@@ -230,17 +248,28 @@ pub(super) fn plugin(plugin: Option<&Plugin>) -> Vec<Filled> {
     let builtin = plugin.is_some_and(|plugin| matches!(plugin.source, PluginSource::Builtin(_)));
     vec![
         none("name"),
-        none("source"),
+        Filled::Default(
+            "source",
+            plugin.and_then(|plugin| match &plugin.source {
+                PluginSource::Builtin(name) => Some(Value::from(format!("builtin:{name}"))),
+                PluginSource::File(_) => None,
+            }),
+        ),
         value("scope", "platform"),
         value("available", false),
         value("config", Table::new()),
-        list("grants"),
+        Filled::Default("grants", Some(grants(plugin))),
         value("tables", Table::new()),
         list("scanners"),
         Filled::Resolved("limits", Some(Value::Table(limits(plugin)))),
         value("reuse", plugin.map_or(builtin, |plugin| plugin.reuse)),
         value("on_failure", failure(OnFailure::default())),
     ]
+}
+
+fn grants(plugin: Option<&Plugin>) -> Value {
+    let grants = plugin.map(|plugin| plugin.grants.iter().map(|grant| Value::from(grant.0.to_string())).collect());
+    Value::Array(grants.unwrap_or_default())
 }
 
 /// The host's, where nothing is written.
