@@ -8,6 +8,7 @@ mod fuzz;
 mod live;
 mod monitoring;
 mod packaging;
+mod scan;
 mod scenarios;
 mod signing;
 mod states;
