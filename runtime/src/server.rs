@@ -44,7 +44,7 @@ use self::supervisor::Supervisor;
 use self::tls::Certificates;
 use crate::cli;
 use crate::config::Settings;
-use crate::delivery::{Delivery, TlsSetupError};
+use crate::delivery::{CallAhead, Delivery, TlsSetupError};
 use crate::dns::{NoServers, Resolver};
 use crate::host::{self, Compiler, Counters, Host, HostError};
 use crate::log::{EventLog, Record};
@@ -124,7 +124,8 @@ impl Server {
         let (spool, recovered) = open_spool(settings, metrics.clone()).await?;
         let clerk = Clerk { log: log.clone(), metrics: metrics.clone() };
         let resolver = Resolver::new(setup::dns(settings), metrics.clone())?;
-        let delivery = Arc::new(Delivery::new(setup::delivery(settings), resolver.clone(), metrics.clone())?);
+        let delivery = Arc::new(delivery(settings, resolver.clone(), &metrics)?);
+        let call_ahead = Arc::new(CallAhead::new(setup::call_ahead(settings), delivery.clone(), metrics.clone()));
         let host = Arc::new(Host::new(setup::host(settings, compiler), services(&clerk, resolver))?);
         let started = live::start(&host, settings).await?;
         let incoming = spool.incoming_directory().to_owned();
@@ -141,6 +142,7 @@ impl Server {
             gateway: gateway.clone(),
             queue: queue.clone(),
             delivery: delivery.clone(),
+            call_ahead,
             host,
             incoming,
             limits: limits.clone(),
@@ -367,6 +369,17 @@ async fn open_spool(
     }
     let open = tokio::task::spawn_blocking(move || SegmentSpool::open(settings, metrics));
     Ok(open.await.map_err(|_| ServerError::Interrupted)??)
+}
+
+/// The next hops, with the internal DNS where there is one.
+pub(crate) fn delivery(
+    settings: &Settings,
+    resolver: Resolver,
+    metrics: &Arc<Metrics>,
+) -> Result<Delivery, ServerError> {
+    let internal =
+        setup::internal_dns(settings).map(|settings| Resolver::new(settings, metrics.clone())).transpose()?;
+    Ok(Delivery::new(setup::delivery(settings), resolver, metrics.clone())?.with_internal(internal))
 }
 
 /// In a few words, for whoever asks the service manager.

@@ -9,13 +9,14 @@ use super::source::Span;
 use super::suggest::did_you_mean;
 
 /// Every section, and whether it is a list.
-const SECTIONS: [(&str, bool); 16] = [
+const SECTIONS: [(&str, bool); 17] = [
     ("server", false),
     ("tls", false),
     ("spool", false),
     ("queue", false),
     ("delivery", false),
     ("dns", false),
+    ("call_ahead", false),
     ("chain", false),
     ("plugins", false),
     ("log", false),

@@ -22,7 +22,7 @@ use super::trial::Trials;
 use super::verbs;
 use crate::config::settings::{self, PluginSource};
 use crate::config::{self, Settings};
-use crate::delivery::Delivery;
+use crate::delivery::{CallAhead, Delivery};
 use crate::host::{ContentDigest, Host};
 use crate::log::Record;
 use crate::pipeline::Scope;
@@ -45,6 +45,7 @@ pub struct Parts {
     pub gateway: Arc<Gateway>,
     pub queue: Arc<Queue>,
     pub delivery: Arc<Delivery>,
+    pub call_ahead: Arc<CallAhead>,
     pub host: Arc<Host>,
     /// Where arriving bodies wait.
     pub incoming: PathBuf,
@@ -323,6 +324,7 @@ impl Live {
         }
         // From here on nothing fails.
         self.parts.delivery.replace(delivery);
+        self.parts.call_ahead.configure(setup::call_ahead(&settings));
         wake(&loaded.changes);
         self.parts.queue.configure(setup::queue(&settings));
         self.parts.limits.store(Arc::new(setup::connections(&settings)));
