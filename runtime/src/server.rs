@@ -11,6 +11,7 @@ pub mod http;
 pub mod inventory;
 pub mod listener;
 pub mod live;
+pub mod mailboxes;
 pub mod names;
 pub mod plugins;
 pub mod preparation;
@@ -37,6 +38,7 @@ use self::connections::{Connections, Limits};
 use self::http::Readiness;
 use self::listener::Gate;
 use self::live::{Live, Parts, Refusal};
+use self::mailboxes::Mailboxes;
 use self::names::Names;
 use self::preparation::Preparation;
 use self::status::Facts;
@@ -46,7 +48,7 @@ use jiff::tz::TimeZone;
 
 use crate::cli;
 use crate::config::Settings;
-use crate::delivery::{CallAhead, Delivery, TlsSetupError};
+use crate::delivery::{Delivery, TlsSetupError};
 use crate::dns::{NoServers, Resolver};
 use crate::host::calendar::Calendar;
 use crate::host::{self, Compiler, Host, HostError};
@@ -128,14 +130,17 @@ impl Server {
         let clerk = Clerk { log: log.clone(), metrics: metrics.clone() };
         let resolver = Resolver::new(setup::dns(settings), metrics.clone())?;
         let delivery = Arc::new(delivery(settings, resolver.clone(), &metrics)?);
-        let call_ahead = Arc::new(CallAhead::new(setup::call_ahead(settings), delivery.clone(), metrics.clone()));
-        let host = Arc::new(Host::new(setup::host(settings, compiler), services(&clerk, resolver))?);
+        let mailboxes = Arc::new(Mailboxes::new(settings, delivery.clone(), metrics.clone()));
+        let services = host::Services { call_ahead: mailboxes.clone(), ..services(&clerk, resolver) };
+        let unknown_recipients = services.unknown_recipients.clone();
+        let host = Arc::new(Host::new(setup::host(settings, compiler), services)?);
         let started = live::start(&host, settings).await?;
         let incoming = spool.incoming_directory().to_owned();
         let room = spool.clone();
         let snapshot = setup::snapshot(settings, incoming.clone(), started.chains);
         let has_room = Box::new(move |octets| room.has_room_for(octets));
-        let gateway = Arc::new(Gateway::new(snapshot, clerk, has_room));
+        let gateway = Gateway::new(snapshot, clerk, has_room);
+        let gateway = Arc::new(gateway.with_unknown_recipients(Box::new(move |client| unknown_recipients.add(client))));
         let prepare = Arc::new(Preparation { gateway: gateway.clone() });
         let queue = Queue::new(setup::queue(settings), spool.clone(), delivery.clone(), prepare, log, metrics.clone());
         let (stopping, stopped) = watch::channel(false);
@@ -145,7 +150,7 @@ impl Server {
             gateway: gateway.clone(),
             queue: queue.clone(),
             delivery: delivery.clone(),
-            call_ahead,
+            mailboxes,
             host,
             incoming,
             limits: limits.clone(),

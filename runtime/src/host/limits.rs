@@ -21,7 +21,7 @@ pub struct Limits {
     /// Elements of all tables together; a table element is a function pointer, and 20 000 are a very large program.
     pub tables: u32,
     /// Calls to the host. A rule makes 10 to 50; 1000 reads of 64 KiB are a mail of 64 MB; a mail of 1000 recipients,
-    /// which is what the gateway takes by default, with a route for each needs some more than that.
+    /// which is what the gateway takes by default, each looked up in a table and given a route, needs some more than 2000.
     pub host_calls: u64,
     /// Resource handles that live at a time. The host hands out two a call.
     pub handles: usize,
@@ -44,7 +44,7 @@ impl Default for Limits {
             wall: Duration::from_secs(10),
             memory: 16 << 20,
             tables: 20_000,
-            host_calls: 2000,
+            host_calls: 4000,
             handles: 64,
             octets: 32 << 20,
             scan: 256 << 20,

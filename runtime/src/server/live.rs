@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
 use super::connections::Limits;
+use super::mailboxes::Mailboxes;
 use super::plugins::record::{Place, Version};
 use super::plugins::{
     self, Also, Change, Effective, Loaded, PluginError, Rack, Record as Installed, Registry, Tolerated,
@@ -22,7 +23,7 @@ use super::trial::Trials;
 use super::verbs;
 use crate::config::settings::{self, PluginSource};
 use crate::config::{self, Settings};
-use crate::delivery::{CallAhead, Delivery};
+use crate::delivery::Delivery;
 use crate::host::{ContentDigest, Host};
 use crate::log::Record;
 use crate::pipeline::Scope;
@@ -45,7 +46,7 @@ pub struct Parts {
     pub gateway: Arc<Gateway>,
     pub queue: Arc<Queue>,
     pub delivery: Arc<Delivery>,
-    pub call_ahead: Arc<CallAhead>,
+    pub mailboxes: Arc<Mailboxes>,
     pub host: Arc<Host>,
     /// Where arriving bodies wait.
     pub incoming: PathBuf,
@@ -324,7 +325,7 @@ impl Live {
         }
         // From here on nothing fails.
         self.parts.delivery.replace(delivery);
-        self.parts.call_ahead.configure(setup::call_ahead(&settings));
+        self.parts.mailboxes.configure(&settings);
         wake(&loaded.changes);
         self.parts.queue.configure(setup::queue(&settings));
         self.parts.limits.store(Arc::new(setup::connections(&settings)));

@@ -89,7 +89,11 @@ mod tests {
     async fn every_plugin_that_does_not_load_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("postern.toml");
-        let plugin = |name: &str, source: &str| format!("[[plugin]]\nname = \"{name}\"\nsource = \"{source}\"\n");
+        let plugin = |name: &str, source: &str| {
+            format!(
+                "[[plugin]]\nname = \"{name}\"\nsource = \"{source}\"\ngrants = [\"metrics\", \"tables\"]\n"
+            )
+        };
         let text = format!(
             "[server]\nhost_name = \"mx.example.net\"\n[dns]\nsystem = false\n[spool]\ndirectory = \"spool\"\n\
              [[listener]]\nname = \"mx\"\naddress = \"127.0.0.1:0\"\nrole = \"inbound\"\n\
@@ -110,7 +114,7 @@ mod tests {
         check(&settings, Compiler::InProcess, resolver, metrics, &mut report).await;
         let problems = report.into_problems();
         let lines: Vec<_> = problems.iter().map(|problem| problem.places[0].line).collect();
-        assert_eq!(lines, [15, 21, 24], "{problems:?}");
+        assert_eq!(lines, [15, 23, 27], "{problems:?}");
         assert!(problems[0].message.starts_with("plugin noise of platform: "), "{problems:?}");
         assert!(!directory.path().join("spool").exists(), "nothing is made");
     }
