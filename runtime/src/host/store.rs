@@ -28,9 +28,11 @@ pub struct Store {
     clock: WallClock,
     max_entries: usize,
     max_octets: usize,
-    /// By scope and plugin.
-    shelves: Mutex<HashMap<(Box<str>, Box<str>), Arc<Mutex<Shelf>>>>,
+    shelves: Mutex<HashMap<Owner, Arc<Mutex<Shelf>>>>,
 }
+
+/// Scope and plugin.
+type Owner = (Box<str>, Box<str>);
 
 #[derive(Default)]
 struct Shelf {
