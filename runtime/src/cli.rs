@@ -12,6 +12,7 @@ pub mod password;
 pub mod plugin;
 pub mod queue;
 pub mod reload;
+pub mod route;
 pub mod status;
 pub mod terminal;
 pub mod trace;
@@ -76,6 +77,9 @@ pub enum Tool {
     /// Look at waiting mail and change what becomes of it.
     #[command(subcommand)]
     Queue(Queue),
+    /// Ask where mail goes.
+    #[command(subcommand)]
+    Route(route::Route),
     /// Tell the story of one message, from the event log; or follow the log.
     Trace(Trace),
     /// Read a password from standard input and print its hash, for `password_hash`.
@@ -248,6 +252,7 @@ pub fn run(tool: &Tool, context: &Context<'_>, streams: &mut Streams<'_>) -> u8 
         Tool::Reload => reload::run(context, streams),
         Tool::Plugin(plugin) => plugin::run(plugin, context, streams),
         Tool::Queue(queue) => queue::run(queue, context, streams),
+        Tool::Route(route) => route::run(route, context, streams),
         Tool::Trace(trace) => trace::run(trace, context, streams),
         Tool::Password => password::run(context, streams),
         Tool::Completions { shell } => completions::run(*shell, streams),

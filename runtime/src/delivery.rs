@@ -10,6 +10,7 @@ mod extension;
 mod failure;
 mod maildir;
 mod pool;
+mod prospect;
 mod question;
 #[cfg(test)]
 mod script;
@@ -28,6 +29,7 @@ use crate::smtp::{Domain, Enhanced, Reply};
 
 pub use call_ahead::{CallAhead, CallAheadSettings, Presence};
 pub use dispatch::Delivery;
+pub use prospect::{Hop, Prospect};
 pub use settings::{Login, Settings, SmartHost, Timeouts};
 pub use tls::TlsSetupError;
 

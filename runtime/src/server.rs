@@ -380,11 +380,7 @@ async fn open_spool(
 }
 
 /// The next hops, with the internal DNS where there is one.
-pub(crate) fn delivery(
-    settings: &Settings,
-    resolver: Resolver,
-    metrics: &Arc<Metrics>,
-) -> Result<Delivery, ServerError> {
+pub fn delivery(settings: &Settings, resolver: Resolver, metrics: &Arc<Metrics>) -> Result<Delivery, ServerError> {
     let internal =
         setup::internal_dns(settings).map(|settings| Resolver::new(settings, metrics.clone())).transpose()?;
     Ok(Delivery::new(setup::delivery(settings), resolver, metrics.clone())?.with_internal(internal))

@@ -26,6 +26,8 @@ pub(super) struct Search<'a> {
     port: u16,
     /// The hosts were named by DNS, that is by anybody, not by config.
     by_mx: bool,
+    /// Of the group that was given last; of hosts that config names it means nothing.
+    rank: (u16, Origin),
     looped: bool,
     temporary: Option<String>,
 }
@@ -33,7 +35,14 @@ pub(super) struct Search<'a> {
 /// Hosts of equal preference, whom the same resolver has named.
 struct Group {
     hosts: Vec<Host>,
-    origin: Origin,
+    rank: (u16, Origin),
+}
+
+impl Group {
+    /// Whose address config knows, or the public DNS.
+    fn of(host: Host) -> Self {
+        Self { hosts: vec![host], rank: (0, Origin::Public) }
+    }
 }
 
 impl<'a> Search<'a> {
@@ -63,7 +72,7 @@ impl<'a> Search<'a> {
         if own {
             search.looped = true;
         } else {
-            search.groups.push_back(Group { hosts: vec![host], origin: Origin::Public });
+            search.groups.push_back(Group::of(host));
         }
         search
     }
@@ -71,12 +80,21 @@ impl<'a> Search<'a> {
     /// A recipient's address literal (RFC 5321 §4.1.3).
     pub(super) fn by_literal(settings: &'a Settings, resolvers: &'a Resolvers, address: IpAddr) -> Self {
         let mut search = Self::new(settings, resolvers, settings.mx_port, true);
-        search.groups.push_back(Group { hosts: vec![Host::Literal(address)], origin: Origin::Public });
+        search.groups.push_back(Group::of(Host::Literal(address)));
         search
     }
 
     fn new(settings: &'a Settings, resolvers: &'a Resolvers, port: u16, by_mx: bool) -> Self {
-        Self { settings, resolvers, groups: VecDeque::new(), port, by_mx, looped: false, temporary: None }
+        Self {
+            settings,
+            resolvers,
+            groups: VecDeque::new(),
+            port,
+            by_mx,
+            rank: (0, Origin::Public),
+            looped: false,
+            temporary: None,
+        }
     }
 
     /// RFC 5321 §5.1: those of equal preference in random order; from our own preference on, none.
@@ -91,9 +109,9 @@ impl<'a> Search<'a> {
         better.sort_by_key(|named| named.rank);
         better.truncate(self.settings.max_mx);
         for equals in better.chunk_by(|one, other| one.rank == other.rank) {
-            let Some(&Named { rank: (_, origin), .. }) = equals.first() else { continue };
+            let Some(&Named { rank, .. }) = equals.first() else { continue };
             let hosts = equals.iter().map(|named| Host::Domain(named.host.clone())).collect();
-            self.groups.push_back(Group { hosts, origin });
+            self.groups.push_back(Group { hosts, rank });
         }
     }
 
@@ -128,7 +146,7 @@ impl<'a> Search<'a> {
             let mut targets = Vec::new();
             for host in group.hosts {
                 let mut left = self.settings.max_addresses.max(1);
-                for address in self.addresses(&host, group.origin).await {
+                for address in self.addresses(&host, group.rank.1).await {
                     if self.is_own_address(address) {
                         // This host is us under another name: RFC 5321 §5.1 as above.
                         self.looped = true;
@@ -148,10 +166,16 @@ impl<'a> Search<'a> {
                 }
             }
             if !targets.is_empty() {
+                self.rank = group.rank;
                 return Some(targets);
             }
         }
         None
+    }
+
+    /// Preference and origin of the exchanges that were given last; `None`: config has named them.
+    pub(super) fn rank(&self) -> Option<(u16, Origin)> {
+        self.by_mx.then_some(self.rank)
     }
 
     /// Both families by turns, so that neither can be dead and shadow the other.

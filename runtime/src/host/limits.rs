@@ -132,6 +132,12 @@ impl Meter {
         (wall / 3).min(left / 2)
     }
 
+    /// The same for the one question that a call is there for, and that takes its time: all that is left but a tenth.
+    pub fn long_patience(&self) -> Duration {
+        let wall = self.limits.wall;
+        (wall - wall / 10).saturating_sub(self.started.elapsed())
+    }
+
     /// The guest was found running when a tick had passed.
     pub fn tick(&mut self) -> Result<UpdateDeadline, Breach> {
         if std::mem::take(&mut self.after_wait) && self.forgiven < FORGIVEN_WAITS {
@@ -248,13 +254,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn look_ups_never_use_up_the_wall_limit() {
         let mut meter = Meter::new(Limits { wall: Duration::from_secs(9), ..Limits::default() });
-        assert_eq!(meter.patience(), Duration::from_secs(3));
+        assert_eq!((meter.patience(), meter.long_patience()), (Duration::from_secs(3), Duration::from_millis(8100)));
         for _ in 0..100 {
             tokio::time::advance(meter.patience()).await;
         }
         assert!(meter.started.elapsed() < Duration::from_millis(8200), "{:?}", meter.started.elapsed());
         tokio::time::advance(Duration::from_secs(5)).await;
-        assert_eq!(meter.patience(), Duration::ZERO);
+        assert_eq!((meter.patience(), meter.long_patience()), (Duration::ZERO, Duration::ZERO));
         meter.restart();
         assert_eq!(meter.patience(), Duration::from_secs(3));
     }

@@ -184,6 +184,16 @@ pub async fn try_out(host: &Arc<Host>, settings: &Settings) -> Result<(), Refusa
     ground.prepare(settings, &installed).await.map(drop)
 }
 
+/// The chains as a start would make them, and nothing is kept of it: for `postern route explain`.
+pub async fn look(host: &Arc<Host>, settings: &Settings) -> Result<crate::pipeline::Chains, Refusal> {
+    let directory = settings.installation.directory.clone();
+    let look = tokio::task::spawn_blocking(move || Registry::look(directory));
+    let (registry, installed) = look.await.map_err(|_| Refusal::Interrupted)?.map_err(PluginError::from)?;
+    let (rack, tolerated) = (Rack::default(), Tolerated::All);
+    let ground = Ground { host, registry: &registry, rack: &rack, unread: None, also: Also::Nothing, tolerated };
+    Ok(ground.prepare(settings, &installed).await?.1.chains)
+}
+
 /// Components that the record is going to speak of.
 type Sources = Vec<(ContentDigest, Arc<[u8]>)>;
 
