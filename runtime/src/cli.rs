@@ -7,6 +7,7 @@ pub mod check;
 pub mod completions;
 pub mod config;
 pub mod control;
+pub mod dkim;
 pub mod man;
 pub mod password;
 pub mod plugin;
@@ -80,6 +81,9 @@ pub enum Tool {
     /// Ask where mail goes.
     #[command(subcommand)]
     Route(route::Route),
+    /// Look after the keys that mail is signed with.
+    #[command(subcommand)]
+    Dkim(dkim::Dkim),
     /// Tell the story of one message, from the event log; or follow the log.
     Trace(Trace),
     /// Read a password from standard input and print its hash, for `password_hash`.
@@ -253,6 +257,7 @@ pub fn run(tool: &Tool, context: &Context<'_>, streams: &mut Streams<'_>) -> u8 
         Tool::Plugin(plugin) => plugin::run(plugin, context, streams),
         Tool::Queue(queue) => queue::run(queue, context, streams),
         Tool::Route(route) => route::run(route, context, streams),
+        Tool::Dkim(dkim) => dkim::run(dkim, context, streams),
         Tool::Trace(trace) => trace::run(trace, context, streams),
         Tool::Password => password::run(context, streams),
         Tool::Completions { shell } => completions::run(*shell, streams),

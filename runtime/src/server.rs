@@ -15,7 +15,9 @@ pub mod mailboxes;
 pub mod names;
 pub mod plugins;
 pub mod preparation;
+pub mod scanners;
 pub mod setup;
+pub mod signing;
 pub mod status;
 pub mod story;
 pub mod supervisor;
@@ -41,6 +43,8 @@ use self::live::{Live, Parts, Refusal};
 use self::mailboxes::Mailboxes;
 use self::names::Names;
 use self::preparation::Preparation;
+use self::scanners::Scanning;
+use self::signing::Signer;
 use self::status::Facts;
 use self::supervisor::Supervisor;
 use self::tls::Certificates;
@@ -56,6 +60,7 @@ use crate::log::{EventLog, Record};
 use crate::metrics::Metrics;
 use crate::pipeline::{Chains, Clerk, Direction, Event, Stage};
 use crate::queue::Queue;
+use crate::scan::Scanners;
 use crate::session::connection::Context;
 use crate::session::machine::Gateway;
 use crate::smtp::Reply;
@@ -131,7 +136,15 @@ impl Server {
         let resolver = Resolver::new(setup::dns(settings), metrics.clone())?;
         let delivery = Arc::new(delivery(settings, resolver.clone(), &metrics)?);
         let mailboxes = Arc::new(Mailboxes::new(settings, delivery.clone(), metrics.clone()));
-        let services = host::Services { call_ahead: mailboxes.clone(), ..services(&clerk, resolver) };
+        let signer = Arc::new(Signer::new(settings));
+        let scanners = Arc::new(Scanners::new(setup::scanners(settings), metrics.clone()));
+        let names = Arc::new(Names(resolver));
+        let services = host::Services {
+            call_ahead: mailboxes.clone(),
+            keys: signer.clone(),
+            scanners: Arc::new(Scanning { scanners: scanners.clone(), names: names.clone() }),
+            ..services(&clerk, names)
+        };
         let unknown_recipients = services.unknown_recipients.clone();
         let host = Arc::new(Host::new(setup::host(settings, compiler), services)?);
         let started = live::start(&host, settings).await?;
@@ -141,7 +154,7 @@ impl Server {
         let has_room = Box::new(move |octets| room.has_room_for(octets));
         let gateway = Gateway::new(snapshot, clerk, has_room);
         let gateway = Arc::new(gateway.with_unknown_recipients(Box::new(move |client| unknown_recipients.add(client))));
-        let prepare = Arc::new(Preparation { gateway: gateway.clone() });
+        let prepare = Arc::new(Preparation { gateway: gateway.clone(), signer: signer.clone() });
         let queue = Queue::new(setup::queue(settings), spool.clone(), delivery.clone(), prepare, log, metrics.clone());
         let (stopping, stopped) = watch::channel(false);
         let limits = Arc::new(ArcSwap::from_pointee(setup::connections(settings)));
@@ -151,11 +164,13 @@ impl Server {
             queue: queue.clone(),
             delivery: delivery.clone(),
             mailboxes,
+            scanners,
             host,
             incoming,
             limits: limits.clone(),
             supervisor: supervisor.clone(),
             certificates: Certificates::new(settings),
+            signer,
             registry: started.registry,
         };
         let mut server = Self {
@@ -397,11 +412,12 @@ fn standing(spool: &SegmentSpool, metrics: &Metrics) -> String {
     format!("{takes}; {} sessions, {queued} messages in the queue", metrics.sessions_open.get())
 }
 
-fn services(clerk: &Clerk, resolver: Resolver) -> host::Services {
+/// What stands behind the interfaces that need nothing of the gateway's other parts.
+fn services(clerk: &Clerk, names: Arc<Names>) -> host::Services {
     host::Services::new(
         clerk.log.clone(),
         clerk.metrics.clone(),
-        Arc::new(Names(resolver)),
+        names,
         host::counter::system_clock(),
         Calendar::new(TimeZone::system()),
     )

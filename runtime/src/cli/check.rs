@@ -5,6 +5,7 @@ mod deep;
 mod machine;
 pub(super) mod plugin;
 mod route;
+mod scanner;
 
 use std::io;
 

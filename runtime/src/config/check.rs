@@ -6,6 +6,8 @@
 mod installed;
 mod listener;
 mod plugin;
+mod scanner;
+mod signing;
 mod tenant;
 
 use std::collections::HashMap;
@@ -60,10 +62,14 @@ impl Checker<'_> {
         let spool = self.spool(&written.spool, server.as_ref());
         let smart_host_names = self.declared("smart host", written.smart_host.iter().map(|s| &s.name));
         let smart_hosts = written.smart_host.iter().filter_map(|smart_host| self.smart_host(smart_host)).collect();
+        let scanner_names = self.declared("scanner", written.scanner.iter().map(|scanner| &scanner.name));
+        let scanners: Vec<_> = written.scanner.iter().filter_map(|scanner| self.scanner(scanner)).collect();
         let names = tenant::Names {
             resellers: self.declared("reseller", written.reseller.iter().map(|r| &r.name)),
             tenants: self.declared("tenant", written.tenant.iter().map(|t| &t.name)),
             smart_hosts: smart_host_names,
+            scanners: scanner_names,
+            scan_times: scanners.iter().map(|scanner| (scanner.name.clone(), scanner.timeout)).collect(),
             open: false,
         };
         let mut plugins = self.plugins(written.plugin, &names);
@@ -80,6 +86,7 @@ impl Checker<'_> {
         let delivery = self.delivery(written.delivery);
         let dns = self.dns(written.dns);
         let call_ahead = self.call_ahead(written.call_ahead);
+        let signing = self.signing(written.signing, spool.as_ref(), &queue);
         let installation = self.installation(&written.plugins, spool.as_ref());
         let settings = Settings {
             server: server?,
@@ -89,8 +96,10 @@ impl Checker<'_> {
             queue,
             delivery,
             smart_hosts,
+            scanners,
             dns,
             call_ahead,
+            signing: signing?,
             directory: directory?,
             resellers,
             plugins: plugins.into_all(),

@@ -9,7 +9,7 @@ use super::source::Span;
 use super::suggest::did_you_mean;
 
 /// Every section, and whether it is a list.
-const SECTIONS: [(&str, bool); 17] = [
+const SECTIONS: [(&str, bool); 19] = [
     ("server", false),
     ("tls", false),
     ("spool", false),
@@ -17,11 +17,13 @@ const SECTIONS: [(&str, bool); 17] = [
     ("delivery", false),
     ("dns", false),
     ("call_ahead", false),
+    ("signing", false),
     ("chain", false),
     ("plugins", false),
     ("log", false),
     ("listener", true),
     ("smart_host", true),
+    ("scanner", true),
     ("reseller", true),
     ("tenant", true),
     ("user", true),

@@ -19,6 +19,7 @@ use super::value::word::{Banner, Grant, LineEndsWord, ListenerTls, WrittenSource
 use super::value::{At, text_or_table};
 use crate::mail::TlsPolicy;
 use crate::pipeline::{Directions, OnFailure, Role, Scope};
+use crate::scan::{Address, Kind};
 use crate::smtp::{Domain, Host, Mailbox};
 
 /// No Debug here: what is written may hold a secret in a wrong place.
@@ -31,11 +32,13 @@ pub struct Written {
     pub delivery: Delivery,
     pub dns: Dns,
     pub call_ahead: CallAhead,
+    pub signing: Signing,
     pub chain: Chain,
     pub plugins: Plugins,
     pub log: Log,
     pub listener: Vec<Listener>,
     pub smart_host: Vec<SmartHost>,
+    pub scanner: Vec<Scanner>,
     pub reseller: Vec<Reseller>,
     pub tenant: Vec<Tenant>,
     pub user: Vec<User>,
@@ -54,11 +57,13 @@ impl Written {
             delivery: section::one(&mut root, "delivery", findings),
             dns: section::one(&mut root, "dns", findings),
             call_ahead: section::one(&mut root, "call_ahead", findings),
+            signing: section::one(&mut root, "signing", findings),
             chain: section::one(&mut root, "chain", findings),
             plugins: section::one(&mut root, "plugins", findings),
             log: section::one(&mut root, "log", findings),
             listener: section::list(&mut root, "listener", findings),
             smart_host: section::list(&mut root, "smart_host", findings),
+            scanner: section::list(&mut root, "scanner", findings),
             reseller: section::list(&mut root, "reseller", findings),
             tenant: section::list(&mut root, "tenant", findings),
             user: section::list(&mut root, "user", findings),
@@ -217,6 +222,20 @@ pub struct SmartHost {
     pub password_env: Option<At<String>>,
 }
 
+/// `[[scanner]]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scanner {
+    pub name: At<Name>,
+    pub kind: At<Kind>,
+    pub address: At<Address>,
+    pub timeout: Option<At<Duration>>,
+    pub max_size: Option<At<ByteSize>>,
+    pub connections: Option<Count>,
+    pub password_file: Option<At<PathBuf>>,
+    pub password_env: Option<At<String>>,
+}
+
 /// `[dns]`.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -238,6 +257,15 @@ pub struct CallAhead {
     pub keep_unknown: Option<At<Duration>>,
     pub cache_entries: Option<Count>,
     pub concurrency_per_destination: Option<Count>,
+}
+
+/// `[signing]`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Signing {
+    pub directory: Option<At<PathBuf>>,
+    pub timestamp: Option<bool>,
+    pub validity: Option<At<Duration>>,
 }
 
 /// `[log]`.
@@ -330,6 +358,8 @@ pub struct Plugin {
     /// Names are free, so the files of a table are looked up by the name that the plugin uses.
     #[serde(default)]
     pub tables: std::collections::BTreeMap<String, At<PathBuf>>,
+    #[serde(default)]
+    pub scanners: Vec<At<Name>>,
     #[serde(default)]
     pub limits: Limits,
     pub reuse: Option<bool>,

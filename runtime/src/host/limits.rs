@@ -132,7 +132,8 @@ impl Meter {
         (wall / 3).min(left / 2)
     }
 
-    /// The same for the one question that a call is there for, and that takes its time: all that is left but a tenth.
+    /// How long a scan or a call-ahead that begins now may take: all that is left but the guest's tenth. There are few
+    /// scanners and destinations, each has a time limit of its own, and takes seconds.
     pub fn long_patience(&self) -> Duration {
         let wall = self.limits.wall;
         (wall - wall / 10).saturating_sub(self.started.elapsed())

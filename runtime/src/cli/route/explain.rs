@@ -92,7 +92,8 @@ pub(super) async fn explain(settings: &Settings, compiler: Compiler, asked: &Ask
     notebook.timeline.take_log();
     let snapshot = setup::snapshot(settings, settings.spool.directory.clone(), witnessed(&chains, &notebook));
     let clerk = Clerk { log, metrics: metrics.clone() };
-    let preparation = Preparation { gateway: Arc::new(Gateway::new(snapshot, clerk, Box::new(|_| true))) };
+    let preparation =
+        Preparation { gateway: Arc::new(Gateway::new(snapshot, clerk, Box::new(|_| true))), signer: Arc::default() };
     let accepted = accepted(&settings.directory, asked)?;
     let prepared = preparation.prepare(mail(asked, &accepted), &accepted).await;
     let heard = std::mem::take(&mut *notebook.heard.lock().unwrap_or_else(PoisonError::into_inner));
