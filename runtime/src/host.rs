@@ -56,7 +56,7 @@ pub use engine::EngineSettings;
 pub use limits::Limits;
 pub use plugin::{Inspection, Plugin, Report};
 pub use statistics::{Activity, Quantiles};
-pub use table::{Table, Tables};
+pub use table::{Library, Table, Tables};
 
 use account::Ledger;
 use capability::Grants;
@@ -128,6 +128,8 @@ pub enum HostError {
     Engine(String),
     #[error(transparent)]
     Cache(#[from] CacheError),
+    #[error("the thread that looks at the tables can't be started: {0}")]
+    Tables(std::io::Error),
 }
 
 /// A plugin was not loaded; whatever was loaded before stays as it is.
@@ -169,6 +171,7 @@ pub struct Host {
     room: pool::Room,
     /// By plugin name; those come from config.
     metric_names: Mutex<HashMap<Arc<str>, MetricNames>>,
+    library: Arc<Library>,
     /// What plugins have used, whatever version was loaded.
     ledger: Arc<Ledger>,
     /// One compiler at a time: a reload of many plugins must not take the machine.
@@ -194,9 +197,12 @@ impl Host {
                 ledger.export(metrics);
             }
         });
+        let library = Arc::new(Library::new(services.metrics.clone()));
+        library.watch().map_err(HostError::Tables)?;
         Ok(Self {
             engine,
             linker,
+            library,
             ledger,
             cache: settings.cache.clone().map(Cache::open).transpose()?.map(Arc::new),
             permits: permit::Permits::new(settings.calls),
@@ -253,6 +259,11 @@ impl Host {
         };
         try_out(&plugin).await?;
         Ok(Arc::new(plugin))
+    }
+
+    /// The tables of all plugins.
+    pub fn library(&self) -> &Arc<Library> {
+        &self.library
     }
 
     /// What plugins have used since the host was made, those that are no longer loaded too.

@@ -111,6 +111,16 @@ metrics! {
     reloads: IntCounterVec = "postern_reloads_total" ["result"];
     /// Counters that plugins keep of their own.
     plugin_custom: IntCounterVec = "postern_plugin_custom_total" ["plugin", "name"];
+    /// Entries of a table, by table: its name in the config, or its path.
+    table_entries: IntGaugeVec = "postern_table_entries" ["table"];
+    /// Octets of memory of a table.
+    table_octets: IntGaugeVec = "postern_table_octets" ["table"];
+    /// When a table was loaded last, in seconds since 1970.
+    table_loaded: IntGaugeVec = "postern_table_loaded_timestamp_seconds" ["table"];
+    /// 1 while a table's file can't be used; the one before stays in force.
+    table_failing: IntGaugeVec = "postern_table_failing" ["table"];
+    /// Files of a table that were found not to be usable.
+    table_failures: IntCounterVec = "postern_table_failures_total" ["table"];
     /// Batches written to the spool with one sync each, by result (ok, failed).
     spool_commits: IntCounterVec = "postern_spool_commits_total" ["result"];
     /// Changes in one spool sync.

@@ -6,6 +6,7 @@
 mod installed;
 mod listener;
 mod plugin;
+mod table;
 mod tenant;
 
 use std::collections::HashMap;
@@ -64,8 +65,10 @@ impl Checker<'_> {
             resellers: self.declared("reseller", written.reseller.iter().map(|r| &r.name)),
             tenants: self.declared("tenant", written.tenant.iter().map(|t| &t.name)),
             smart_hosts: smart_host_names,
+            tables: self.declared_tables(written.table),
             open: false,
         };
+        let tables = names.tables.clone();
         let plugins = self.plugins(written.plugin, &names);
         let chains = self.chains(&written.chain, &written.reseller, &written.tenant, &plugins);
         let resellers = written.reseller.iter().map(|reseller| reseller.name.value.0.clone()).collect();
@@ -86,6 +89,7 @@ impl Checker<'_> {
             dns,
             directory: directory?,
             resellers,
+            tables,
             plugins: plugins.into_all(),
             chains,
             installation: installation?,

@@ -9,7 +9,7 @@ use super::source::Span;
 use super::suggest::did_you_mean;
 
 /// Every section, and whether it is a list.
-const SECTIONS: [(&str, bool); 16] = [
+const SECTIONS: [(&str, bool); 17] = [
     ("server", false),
     ("tls", false),
     ("spool", false),
@@ -25,6 +25,7 @@ const SECTIONS: [(&str, bool); 16] = [
     ("tenant", true),
     ("user", true),
     ("trusted_network", true),
+    ("table", true),
     ("plugin", true),
 ];
 /// Mistakes shown of one section.

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 pub use super::value::quantity::ByteSize;
 pub use super::value::secret::Secret;
 pub use super::value::word::{Grant, ListenerTls};
+pub use crate::host::table::Definition as Table;
 use crate::mail::TlsPolicy;
 use crate::pipeline::{Directions, OnFailure, Role, Scope};
 use crate::smtp::{Domain, Host, Mailbox};
@@ -34,6 +35,8 @@ pub struct Settings {
     pub dns: Dns,
     pub directory: Directory,
     pub resellers: Vec<Arc<str>>,
+    /// Those that have a section of their own, by name.
+    pub tables: HashMap<Arc<str>, Arc<Table>>,
     /// All that are declared, used or not. Names differ within a scope and from those of the scopes above it.
     pub plugins: Vec<Arc<Plugin>>,
     pub chains: Chains,
@@ -215,7 +218,7 @@ pub struct Plugin {
     /// An object; `{}` where there is none.
     pub config: serde_json::Value,
     pub grants: BTreeSet<Grant>,
-    pub tables: BTreeMap<String, PathBuf>,
+    pub tables: BTreeMap<String, Arc<Table>>,
     pub limits: Limits,
     /// Instances serve more than one call; for the built-in ones unless written otherwise.
     pub reuse: bool,

@@ -1,7 +1,6 @@
 //! Plugins and the chains they stand in.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -12,10 +11,10 @@ use super::tenant::Names;
 use crate::config::settings::{ChainEntry, Chains, Limits, Plugin, PluginSource};
 use crate::config::source::Span;
 use crate::config::suggest::did_you_mean;
+use crate::config::value::At;
 use crate::config::value::name::Name;
 use crate::config::value::quantity::Count;
-use crate::config::value::word::{Grant, WrittenSource};
-use crate::config::value::{At, FromText as _};
+use crate::config::value::word::{Grant, WrittenSource, WrittenTable};
 use crate::config::written;
 use crate::pipeline::{Directions, OnFailure, Scope};
 
@@ -94,7 +93,7 @@ impl Checker<'_> {
         self.known_scope(written.scope.as_ref(), names);
         let source = self.source(written.source);
         self.grants(&written.grants, &written.tables, names);
-        let tables = self.tables(written.tables);
+        let tables = self.tables(written.tables, names);
         let config = match written.config {
             Some(config) => self.json(config),
             None => Some(Value::Object(Map::new())),
@@ -154,7 +153,7 @@ impl Checker<'_> {
         }
     }
 
-    fn grants(&mut self, grants: &[At<Grant>], tables: &BTreeMap<String, At<PathBuf>>, names: &Names) {
+    fn grants(&mut self, grants: &[At<Grant>], tables: &BTreeMap<String, At<WrittenTable>>, names: &Names) {
         for grant in grants {
             if let Some(name) = grant.value.smart_host().filter(|_| !names.open) {
                 let name = At { value: Name(name.into()), span: grant.span };
@@ -166,17 +165,6 @@ impl Checker<'_> {
                 .push_error(Some(table.span), "this plugin has tables, but may not use them".to_owned())
                 .help("add \"tables\" to its `grants`");
         }
-    }
-
-    fn tables(&mut self, written: BTreeMap<String, At<PathBuf>>) -> BTreeMap<String, PathBuf> {
-        let mut tables = BTreeMap::new();
-        for (name, at) in written {
-            if let Err(problem) = Name::from_text(&name) {
-                self.findings.error(Some(at.span), problem.lines().next().unwrap_or_default().to_owned());
-            }
-            tables.extend(self.file(&at).map(|path| (name, path)));
-        }
-        tables
     }
 
     fn json(&mut self, config: Spanned<toml::Table>) -> Option<Value> {

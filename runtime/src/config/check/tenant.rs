@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use toml::Spanned;
 
+use super::table::Tables;
 use super::{Checker, Declared};
 use crate::config::source::Span;
 use crate::config::value::At;
@@ -20,6 +21,7 @@ pub(super) struct Names {
     pub resellers: Declared,
     pub tenants: Declared,
     pub smart_hosts: Declared,
+    pub tables: Tables,
     /// And anything else.
     pub open: bool,
 }

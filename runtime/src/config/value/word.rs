@@ -21,6 +21,14 @@ pub enum ListenerTls {
     Implicit,
 }
 
+/// How a table is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableFormat {
+    Lines,
+    Csv,
+    Toml,
+}
+
 /// What happens to a bare CR or LF in data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LineEndsWord {
@@ -47,6 +55,7 @@ words! {
     Role, "role": "inbound" => Self::Inbound, "submission" => Self::Submission, "relay" => Self::Relay;
     ListenerTls, "TLS setting of a listener": "none" => Self::None, "starttls" => Self::StartTls, "required" => Self::Required,
         "implicit" => Self::Implicit;
+    TableFormat, "format of a table": "lines" => Self::Lines, "csv" => Self::Csv, "toml" => Self::Toml;
     LineEndsWord, "treatment of line ends": "strict" => Self::Strict, "normalize" => Self::Normalize;
     TlsPolicy, "TLS policy": "never" => Self::Never, "opportunistic" => Self::Opportunistic, "required" => Self::Required,
         "verified" => Self::Verified, "implicit" => Self::Implicit;
@@ -92,6 +101,25 @@ impl FromText for WrittenSource {
     fn from_text(text: &str) -> Result<Self, String> {
         match text.strip_prefix("builtin:") {
             Some(name) => Name::from_text(name).map(|name| Self::Builtin(name.0)),
+            None => PathBuf::from_text(text).map(Self::File),
+        }
+    }
+}
+
+/// A table of a plugin, as written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WrittenTable {
+    /// One that has a section of its own.
+    Named(Name),
+    File(PathBuf),
+}
+
+impl FromText for WrittenTable {
+    const WHAT: &'static str = "the path of a table, or \"table:NAME\"";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("table:") {
+            Some(name) => Name::from_text(name).map(Self::Named),
             None => PathBuf::from_text(text).map(Self::File),
         }
     }
