@@ -8,6 +8,7 @@ pub mod rack;
 pub mod record;
 pub mod registry;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub use effective::{Effective, Key, Tolerated};
@@ -76,6 +77,7 @@ pub fn to_load(plugin: &settings::Plugin, source: Arc<[u8]>, tables: Arc<Tables>
         config: plugin.config.clone(),
         grants: plugin.grants.iter().map(|grant| grant.0.to_string()).collect(),
         tables,
+        scanners: BTreeSet::new(),
         limits: limits(&plugin.limits),
         reuse: plugin.reuse,
     }
