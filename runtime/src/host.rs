@@ -16,6 +16,7 @@ use crate::pipeline::{Failure, Scope};
 
 mod abi;
 mod account;
+pub mod archive;
 mod breaker;
 pub mod calendar;
 pub mod capability;
@@ -47,6 +48,7 @@ pub mod unknown;
 
 pub use abi::VERSION;
 pub use account::{Account, Accounts, ScopeAccount, Used};
+pub use archive::Archive;
 pub use breaker::{BreakerSettings, BreakerState};
 pub use capability::Services;
 pub use capability::absent::Absent;
@@ -64,6 +66,7 @@ pub use engine::EngineSettings;
 pub use limits::Limits;
 pub use plugin::{Inspection, Plugin, Report};
 pub use statistics::{Activity, Quantiles};
+pub use store::{Store, StoreLimits};
 pub use table::{Library, Table, Tables};
 
 use account::Ledger;

@@ -121,6 +121,18 @@ metrics! {
     table_failing: IntGaugeVec = "postern_table_failing" ["table"];
     /// Files of a table that were found not to be usable.
     table_failures: IntCounterVec = "postern_table_failures_total" ["table"];
+    /// Counts and values of a plugin that were refused, because it has as many as it may have; what: counters, store.
+    plugin_full: IntCounterVec = "postern_plugin_full_total" ["plugin", "scope", "what"];
+    /// Counts and blocks that plugins have.
+    counter_keys: IntGauge = "postern_counter_keys";
+    /// Entries that plugins have in the store.
+    store_entries: IntGauge = "postern_store_entries";
+    /// Octets of keys and values in the store.
+    store_octets: IntGauge = "postern_store_octets";
+    /// Octets of the file that keeps counters and store over a restart.
+    state_octets: IntGauge = "postern_state_octets";
+    /// Times that this file could not be used, by what was tried or found (read, write, damaged).
+    state_failures: IntCounterVec = "postern_state_failures_total" ["failure"];
     /// Batches written to the spool with one sync each, by result (ok, failed).
     spool_commits: IntCounterVec = "postern_spool_commits_total" ["result"];
     /// Changes in one spool sync.
@@ -160,7 +172,8 @@ metrics! {
 impl Metrics {
     /// A series that comes into being with its first failure has no rise from 0 to 1 that an alert could see.
     fn begin_at_zero(&self) {
-        let known: [(&IntCounterVec, &[&str]); 9] = [
+        let known: [(&IntCounterVec, &[&str]); 10] = [
+            (&self.state_failures, &["read", "write", "damaged"]),
             (&self.connections_refused, &["client-limit", "total-limit", "unhealthy", "proxy"]),
             (&self.tls_handshakes, &["ok", "failed", "timeout"]),
             (&self.authentications, &["ok", "failed", "cancelled"]),

@@ -14,11 +14,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use toml::Spanned;
 
 use super::problem::Findings;
 use super::settings::{
-    Delivery, Dns, Http, Installation, Log, Login, Queue, Secret, Server, Settings, SmartHost, Spool,
+    Delivery, Dns, Http, Installation, Log, Login, Queue, Secret, Server, Settings, SmartHost, Spool, Store,
 };
 use super::source::{Sources, Span};
 use super::suggest::did_you_mean;
@@ -78,6 +79,11 @@ impl Checker<'_> {
         let delivery = self.delivery(written.delivery);
         let dns = self.dns(written.dns);
         let installation = self.installation(&written.plugins, spool.as_ref());
+        let store = Store {
+            entries: written.plugins.store_entries.map_or(500_000, |count| count.0),
+            octets: self.size(written.plugins.store_octets, ByteSize::mib(64), ByteSize::kib(64)),
+            total: self.size(written.plugins.store_total, ByteSize::mib(512), ByteSize::kib(64)),
+        };
         let settings = Settings {
             server: server?,
             http,
@@ -93,6 +99,7 @@ impl Checker<'_> {
             plugins: plugins.into_all(),
             chains,
             installation: installation?,
+            store,
             log: Log {
                 file: written.log.file.map(|file| self.path(&file)),
                 level: written.log.level.map_or(tracing::Level::INFO, |level| level.value),
@@ -135,6 +142,7 @@ impl Checker<'_> {
             data_timeout: self.positive(written.data_timeout, 5 * MINUTE),
             handshake_timeout: self.positive(written.handshake_timeout, 30 * SECOND),
             drain_timeout: self.positive(written.drain_timeout, 30 * SECOND),
+            time_zone: written.time_zone.map_or_else(TimeZone::system, |at| at.value),
         })
     }
 

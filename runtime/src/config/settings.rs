@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use jiff::tz::TimeZone;
 
 pub use super::value::quantity::ByteSize;
 pub use super::value::secret::Secret;
@@ -41,6 +42,7 @@ pub struct Settings {
     pub plugins: Vec<Arc<Plugin>>,
     pub chains: Chains,
     pub installation: Installation,
+    pub store: Store,
     pub log: Log,
 }
 
@@ -82,6 +84,8 @@ pub struct Server {
     pub handshake_timeout: Duration,
     /// How long a stop waits for open sessions and deliveries.
     pub drain_timeout: Duration,
+    /// Where a day ends, for rules that run until the next one.
+    pub time_zone: TimeZone,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,6 +247,16 @@ pub struct Installation {
     pub rollback_failures: u32,
     /// … when it does so within this time.
     pub rollback_window: Duration,
+}
+
+/// What plugins may keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Store {
+    /// Of one plugin in one scope.
+    pub entries: u32,
+    pub octets: ByteSize,
+    /// Of all of them.
+    pub total: ByteSize,
 }
 
 /// What one call may use; `None`: the host's default.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use jiff::tz::TimeZone;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use toml::Spanned;
@@ -91,6 +92,7 @@ pub struct Server {
     pub data_timeout: Option<At<Duration>>,
     pub handshake_timeout: Option<At<Duration>>,
     pub drain_timeout: Option<At<Duration>>,
+    pub time_zone: Option<At<TimeZone>>,
     pub http: Option<Http>,
 }
 
@@ -353,6 +355,9 @@ pub struct Plugins {
     pub keep_versions: Option<Count>,
     pub rollback_failures: Option<Count>,
     pub rollback_window: Option<At<Duration>>,
+    pub store_entries: Option<Count>,
+    pub store_octets: Option<At<ByteSize>>,
+    pub store_total: Option<At<ByteSize>>,
 }
 
 /// `limits` of a plugin.

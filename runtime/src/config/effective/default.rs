@@ -58,6 +58,7 @@ pub(super) fn server(settings: &Settings) -> Vec<Filled> {
         duration("data_timeout", server.data_timeout),
         duration("handshake_timeout", server.handshake_timeout),
         duration("drain_timeout", server.drain_timeout),
+        value("time_zone", server.time_zone.iana_name().unwrap_or("UTC")),
     ]
 }
 
@@ -126,6 +127,9 @@ pub(super) fn plugins(settings: &Settings) -> Vec<Filled> {
         value("keep_versions", installation.keep_versions),
         value("rollback_failures", installation.rollback_failures),
         duration("rollback_window", installation.rollback_window),
+        value("store_entries", settings.store.entries),
+        size("store_octets", settings.store.octets),
+        size("store_total", settings.store.total),
     ]
 }
 

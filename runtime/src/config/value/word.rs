@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
+
 use super::FromText;
 use super::name::Name;
 use crate::config::suggest::did_you_mean;
@@ -70,6 +72,19 @@ fn not_a_word(text: &str, what: &str, words: &[&str]) -> String {
     let all = words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
     let help = did_you_mean(text, words.iter().copied()).unwrap_or_else(|| format!("write one of {all}"));
     format!("`{}` is not a {what}\n{help}", text.escape_debug())
+}
+
+impl FromText for TimeZone {
+    const WHAT: &'static str = "a time zone like \"Europe/Paris\"";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        Self::get(text).map_err(|_| {
+            let known: Vec<String> = jiff::tz::db().available().map(|name| name.to_string()).collect();
+            let help = did_you_mean(text, known.iter().map(String::as_str));
+            let help = help.unwrap_or_else(|| "write a name as \"Europe/Paris\" or \"UTC\"".to_owned());
+            format!("there is no time zone `{}`\n{help}", text.escape_debug())
+        })
+    }
 }
 
 impl FromText for Scope {
