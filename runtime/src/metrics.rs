@@ -77,6 +77,10 @@ metrics! {
     tls_handshakes: IntCounterVec = "postern_tls_handshakes_total" ["result"];
     /// AUTH attempts, by result (ok, failed, cancelled).
     authentications: IntCounterVec = "postern_authentications_total" ["result"];
+    /// Results of sender authentication, by method (spf, spf-helo, dkim, dmarc, arc) and result (the words of RFC 8601).
+    authentication: IntCounterVec = "postern_authentication_total" ["method", "result"];
+    /// Time to find out who has sent a mail, DNS included, by method.
+    authentication_seconds: HistogramVec = "postern_authentication_duration_seconds" ["method"];
     /// Messages whose data ended, by verdict (accept, reject, defer, discard, quarantine, disconnect).
     messages: IntCounterVec = "postern_messages_total" ["verdict"];
     /// Octets of accepted messages.
@@ -133,6 +137,8 @@ metrics! {
     state_octets: IntGauge = "postern_state_octets";
     /// Times that this file could not be used, by what was tried or found (read, write, damaged).
     state_failures: IntCounterVec = "postern_state_failures_total" ["failure"];
+    /// Signatures that mail was to have, by kind (dkim, arc) and result (made; left: ARC has no more to say of this mail; failed: the mail waits).
+    signatures: IntCounterVec = "postern_signatures_total" ["kind", "result"];
     /// Batches written to the spool with one sync each, by result (ok, failed).
     spool_commits: IntCounterVec = "postern_spool_commits_total" ["result"];
     /// Changes in one spool sync.
@@ -163,6 +169,10 @@ metrics! {
     dns_queries: IntCounterVec = "postern_dns_queries_total" ["type", "result"];
     /// Time of one DNS query, cache hits included.
     dns_seconds: Histogram = "postern_dns_duration_seconds";
+    /// Scans of mails, by scanner and result (clean, infected, ham, spam, too-big, unavailable).
+    scans: IntCounterVec = "postern_scan_total" ["scanner", "result"];
+    /// Time of one scan, the wait for a connection included, by scanner.
+    scan_seconds: HistogramVec = "postern_scan_seconds" ["scanner"];
     /// Events for the `event` hook that were not told, because too many waited.
     events_untold: IntCounter = "postern_events_untold_total";
     /// Events that were not written because the log could not keep up.
@@ -189,6 +199,11 @@ impl Metrics {
         ];
         for (series, labels) in known {
             labels.iter().for_each(|label| drop(series.with_label_values(&[*label])));
+        }
+        for (kind, result) in
+            [("dkim", "made"), ("dkim", "failed"), ("arc", "made"), ("arc", "left"), ("arc", "failed")]
+        {
+            drop(self.signatures.with_label_values(&[kind, result]));
         }
     }
 

@@ -4,6 +4,7 @@
 //! under way; then the spool writes its last records. What is not done by then is in the spool.
 
 pub mod acceptance;
+pub mod authentication;
 pub mod certificate;
 pub mod connections;
 pub mod control;
@@ -14,7 +15,9 @@ pub mod live;
 pub mod names;
 pub mod plugins;
 pub mod preparation;
+pub mod scanners;
 pub mod setup;
+pub mod signing;
 pub mod status;
 pub mod story;
 pub mod supervisor;
@@ -33,12 +36,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use self::acceptance::Acceptance;
+use self::authentication::Authentication;
 use self::connections::{Connections, Limits};
 use self::http::Readiness;
 use self::listener::Gate;
 use self::live::{Live, Parts, Refusal};
 use self::names::Names;
 use self::preparation::Preparation;
+use self::scanners::Scanning;
+use self::signing::Signer;
 use self::status::Facts;
 use self::supervisor::Supervisor;
 use self::tls::Certificates;
@@ -52,6 +58,7 @@ use crate::log::{EventLog, Record};
 use crate::metrics::Metrics;
 use crate::pipeline::{Chains, Clerk, Direction, Event, Stage};
 use crate::queue::Queue;
+use crate::scan::Scanners;
 use crate::session::connection::Context;
 use crate::session::machine::Gateway;
 use crate::smtp::Reply;
@@ -130,7 +137,17 @@ impl Server {
         let clerk = Clerk { log: log.clone(), metrics: metrics.clone() };
         let resolver = Resolver::new(setup::dns(settings), metrics.clone())?;
         let delivery = Arc::new(Delivery::new(setup::delivery(settings), resolver.clone(), metrics.clone())?);
-        let services = services(settings, &clerk, resolver);
+        let signer = Arc::new(Signer::new(settings));
+        let scanners = Arc::new(Scanners::new(setup::scanners(settings), metrics.clone()));
+        let verify = setup::authentication(settings);
+        let authentication = Arc::new(Authentication::new(resolver.clone(), verify, metrics.clone()));
+        let names = Arc::new(Names(resolver));
+        let services = host::Services {
+            keys: signer.clone(),
+            scanners: Arc::new(Scanning { scanners: scanners.clone(), names: names.clone() }),
+            authenticator: authentication.clone(),
+            ..services(settings, &clerk, names)
+        };
         let archive = open_archive(settings, &services).await?;
         let host = Arc::new(Host::new(setup::host(settings, compiler), services)?);
         let started = live::start(&host, settings).await?;
@@ -139,7 +156,7 @@ impl Server {
         let snapshot = setup::snapshot(settings, incoming.clone(), started.chains);
         let has_room = Box::new(move |octets| room.has_room_for(octets));
         let gateway = Arc::new(Gateway::new(snapshot, clerk, has_room));
-        let prepare = Arc::new(Preparation { gateway: gateway.clone() });
+        let prepare = Arc::new(Preparation { gateway: gateway.clone(), signer: signer.clone() });
         let queue = Queue::new(setup::queue(settings), spool.clone(), delivery.clone(), prepare, log, metrics.clone());
         let (stopping, stopped) = watch::channel(false);
         let limits = Arc::new(ArcSwap::from_pointee(setup::connections(settings)));
@@ -148,11 +165,14 @@ impl Server {
             gateway: gateway.clone(),
             queue: queue.clone(),
             delivery: delivery.clone(),
+            scanners,
+            authentication,
             host,
             incoming,
             limits: limits.clone(),
             supervisor: supervisor.clone(),
             certificates: Certificates::new(settings),
+            signer,
             registry: started.registry,
         };
         let mut server = Self {
@@ -392,10 +412,10 @@ fn standing(spool: &SegmentSpool, metrics: &Metrics) -> String {
     format!("{takes}; {} sessions, {queued} messages in the queue", metrics.sessions_open.get())
 }
 
-fn services(settings: &Settings, clerk: &Clerk, resolver: Resolver) -> host::Services {
+/// What stands behind the interfaces that need nothing of the gateway's other parts.
+fn services(settings: &Settings, clerk: &Clerk, names: Arc<Names>) -> host::Services {
     let clock = host::counter::system_clock();
     let calendar = Calendar::new(settings.server.time_zone.clone());
-    let names = Arc::new(Names(resolver));
     host::Services {
         store: Arc::new(Store::with_limits(clock.clone(), setup::store(settings))),
         ..host::Services::new(clerk.log.clone(), clerk.metrics.clone(), names, clock, calendar)

@@ -6,6 +6,8 @@
 mod installed;
 mod listener;
 mod plugin;
+mod scanner;
+mod signing;
 mod table;
 mod tenant;
 
@@ -19,7 +21,8 @@ use toml::Spanned;
 
 use super::problem::Findings;
 use super::settings::{
-    Delivery, Dns, Http, Installation, Log, Login, Queue, Secret, Server, Settings, SmartHost, Spool, Store,
+    Authentication, Delivery, Dns, Http, Installation, Log, Login, Queue, Secret, Server, Settings, SmartHost, Spool,
+    Store,
 };
 use super::source::{Sources, Span};
 use super::suggest::did_you_mean;
@@ -62,15 +65,24 @@ impl Checker<'_> {
         let spool = self.spool(&written.spool, server.as_ref());
         let smart_host_names = self.declared("smart host", written.smart_host.iter().map(|s| &s.name));
         let smart_hosts = written.smart_host.iter().filter_map(|smart_host| self.smart_host(smart_host)).collect();
+        let scanner_names = self.declared("scanner", written.scanner.iter().map(|scanner| &scanner.name));
+        let scanners: Vec<_> = written.scanner.iter().filter_map(|scanner| self.scanner(scanner)).collect();
         let names = tenant::Names {
             resellers: self.declared("reseller", written.reseller.iter().map(|r| &r.name)),
             tenants: self.declared("tenant", written.tenant.iter().map(|t| &t.name)),
             smart_hosts: smart_host_names,
+            scanners: scanner_names,
+            scan_times: scanners.iter().map(|scanner| (scanner.name.clone(), scanner.timeout)).collect(),
             tables: self.declared_tables(written.table),
             open: false,
         };
         let tables = names.tables.clone();
-        let plugins = self.plugins(written.plugin, &names);
+        let mut plugins = self.plugins(written.plugin, &names);
+        let of_platform = written.chain.platform.iter().flatten();
+        let of_resellers = written.reseller.iter().flat_map(|reseller| &reseller.chain);
+        let of_tenants = written.tenant.iter().flat_map(|tenant| &tenant.chain);
+        let default = written.chain.platform.is_none();
+        self.undeclared(of_platform.chain(of_resellers).chain(of_tenants), default, &mut plugins);
         let chains = self.chains(&written.chain, &written.reseller, &written.tenant, &plugins);
         let resellers = written.reseller.iter().map(|reseller| reseller.name.value.0.clone()).collect();
         let directory =
@@ -78,6 +90,8 @@ impl Checker<'_> {
         let queue = self.queue(written.queue);
         let delivery = self.delivery(written.delivery);
         let dns = self.dns(written.dns);
+        let signing = self.signing(written.signing, spool.as_ref(), &queue);
+        let authentication = self.authentication(written.authentication, host_name);
         let installation = self.installation(&written.plugins, spool.as_ref());
         let store = Store {
             entries: written.plugins.store_entries.map_or(500_000, |count| count.0),
@@ -92,7 +106,10 @@ impl Checker<'_> {
             queue,
             delivery,
             smart_hosts,
+            scanners,
             dns,
+            signing: signing?,
+            authentication: authentication?,
             directory: directory?,
             resellers,
             tables,
@@ -280,6 +297,26 @@ impl Checker<'_> {
             self.findings.error(Some(flag.span().into()), "the system's DNS servers or these, not both".to_owned());
         }
         Dns { servers, system, timeout: self.positive(written.timeout, 5 * SECOND) }
+    }
+
+    fn authentication(
+        &mut self,
+        written: written::Authentication,
+        host_name: Option<Domain>,
+    ) -> Option<Authentication> {
+        for relay in &written.relays {
+            if relay.value.prefix_len() == 0 {
+                self.findings
+                    .push_error(Some(relay.span), "everybody can't be a trusted relay".to_owned())
+                    .help("name the networks of the servers whose `Received` fields are believed");
+            }
+        }
+        let timeout = self.positive(written.timeout, 20 * SECOND);
+        Some(Authentication {
+            service_id: written.service_id.map(|at| at.value).or(host_name)?,
+            relays: written.relays.into_iter().map(|at| at.value).collect(),
+            timeout,
+        })
     }
 
     /// Users who can't log in anywhere, and log-ins without users.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use toml::Spanned;
 
@@ -22,6 +23,9 @@ pub(super) struct Names {
     pub tenants: Declared,
     pub smart_hosts: Declared,
     pub tables: Tables,
+    pub scanners: Declared,
+    /// How long each of them may take.
+    pub scan_times: HashMap<Arc<str>, Duration>,
     /// And anything else.
     pub open: bool,
 }

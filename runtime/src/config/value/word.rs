@@ -10,6 +10,7 @@ use super::name::Name;
 use crate::config::suggest::did_you_mean;
 use crate::mail::TlsPolicy;
 use crate::pipeline::{Directions, OnFailure, Role, Scope};
+use crate::scan::Kind;
 
 /// TLS with clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +65,7 @@ words! {
     OnFailure, "failure policy": "defer" => Self::Defer, "continue" => Self::Continue, "reject" => Self::Reject,
         "quarantine" => Self::Quarantine, "disconnect" => Self::Disconnect;
     Directions, "direction": "inbound" => Self::Inbound, "outbound" => Self::Outbound, "both" => Self::Both;
+    Kind, "kind of scanner": "clamd" => Self::Clamd, "rspamd" => Self::Rspamd;
     tracing::Level, "level": "error" => Self::ERROR, "warn" => Self::WARN, "info" => Self::INFO, "debug" => Self::DEBUG,
         "trace" => Self::TRACE;
 }
@@ -145,7 +147,21 @@ impl FromText for WrittenTable {
 pub struct Grant(pub Arc<str>);
 
 /// Those that are no `route:NAME`.
-const GRANTS: [&str; 8] = ["clock", "counters", "dns", "metrics", "recipients", "route:host", "route:mx", "tables"];
+const GRANTS: [&str; 13] = [
+    "authentication",
+    "call-ahead",
+    "clock",
+    "counters",
+    "dns",
+    "metrics",
+    "recipients",
+    "route:host",
+    "route:mx",
+    "scan",
+    "signing",
+    "store",
+    "tables",
+];
 
 impl Grant {
     /// The smart host that it is about.

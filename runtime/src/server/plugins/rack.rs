@@ -1,7 +1,7 @@
 //! The plugins that are loaded. What has not changed is not loaded anew: its warm instances, its breaker and what is
 //! known of it stay. What was replaced last is kept, so that a roll-back takes no compiler.
 
-use std::collections::{BTreeMap, HashMap, hash_map};
+use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -20,10 +20,11 @@ use crate::pipeline::{Call, Cause, Chain, Chains, Entry, Event, Failure, Filter,
 struct Specification {
     digest: Arc<str>,
     config: serde_json::Value,
-    grants: std::collections::BTreeSet<settings::Grant>,
+    grants: BTreeSet<settings::Grant>,
     limits: settings::Limits,
     reuse: bool,
     tables: BTreeMap<String, Arc<Definition>>,
+    scanners: BTreeSet<Arc<str>>,
 }
 
 /// A plugin that is loaded, or stands where one should be.
@@ -215,10 +216,11 @@ impl Mounted {
         let specification = Specification {
             digest: digest.clone(),
             config: serde_json::Value::Null,
-            grants: std::collections::BTreeSet::new(),
+            grants: BTreeSet::new(),
             limits: settings::Limits::default(),
             reuse: false,
             tables: BTreeMap::new(),
+            scanners: BTreeSet::new(),
         };
         Self {
             filter: Arc::new(Absent { stages, reason: reason.to_owned() }),
@@ -240,6 +242,7 @@ impl Specification {
             limits: plugin.limits.clone(),
             reuse: plugin.reuse,
             tables: plugin.tables.clone(),
+            scanners: plugin.scanners.clone(),
         }
     }
 }
