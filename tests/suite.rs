@@ -5,6 +5,7 @@ mod day;
 mod dialogs;
 mod end_of_data;
 mod fuzz;
+mod kept;
 mod live;
 mod monitoring;
 mod packaging;

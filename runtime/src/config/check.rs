@@ -46,6 +46,11 @@ pub fn check(written: Written, sources: &Sources, builtins: &[&str], findings: &
     if findings.has_errors() { None } else { settings }
 }
 
+/// UTC where the system says nothing that makes sense.
+fn system_time_zone() -> TimeZone {
+    TimeZone::try_system().ok().filter(|zone| !zone.is_unknown()).unwrap_or(TimeZone::UTC)
+}
+
 struct Checker<'a> {
     sources: &'a Sources,
     builtins: &'a [&'a str],
@@ -159,7 +164,7 @@ impl Checker<'_> {
             data_timeout: self.positive(written.data_timeout, 5 * MINUTE),
             handshake_timeout: self.positive(written.handshake_timeout, 30 * SECOND),
             drain_timeout: self.positive(written.drain_timeout, 30 * SECOND),
-            time_zone: written.time_zone.map_or_else(TimeZone::system, |at| at.value),
+            time_zone: written.time_zone.map_or_else(system_time_zone, |at| at.value),
         })
     }
 

@@ -58,7 +58,8 @@ pub(super) fn server(settings: &Settings) -> Vec<Filled> {
         duration("data_timeout", server.data_timeout),
         duration("handshake_timeout", server.handshake_timeout),
         duration("drain_timeout", server.drain_timeout),
-        value("time_zone", server.time_zone.iana_name().unwrap_or("UTC")),
+        // The system's may have no name.
+        Filled::Default("time_zone", server.time_zone.iana_name().map(Value::from)),
     ]
 }
 
