@@ -77,6 +77,10 @@ metrics! {
     tls_handshakes: IntCounterVec = "postern_tls_handshakes_total" ["result"];
     /// AUTH attempts, by result (ok, failed, cancelled).
     authentications: IntCounterVec = "postern_authentications_total" ["result"];
+    /// Results of sender authentication, by method (spf, spf-helo, dkim, dmarc, arc) and result (the words of RFC 8601).
+    authentication: IntCounterVec = "postern_authentication_total" ["method", "result"];
+    /// Time to find out who has sent a mail, DNS included, by method.
+    authentication_seconds: HistogramVec = "postern_authentication_duration_seconds" ["method"];
     /// Messages whose data ended, by verdict (accept, reject, defer, discard, quarantine, disconnect).
     messages: IntCounterVec = "postern_messages_total" ["verdict"];
     /// Octets of accepted messages.

@@ -4,6 +4,7 @@
 //! under way; then the spool writes its last records. What is not done by then is in the spool.
 
 pub mod acceptance;
+pub mod authentication;
 pub mod certificate;
 pub mod connections;
 pub mod control;
@@ -36,6 +37,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use self::acceptance::Acceptance;
+use self::authentication::Authentication;
 use self::connections::{Connections, Limits};
 use self::http::Readiness;
 use self::listener::Gate;
@@ -138,11 +140,14 @@ impl Server {
         let mailboxes = Arc::new(Mailboxes::new(settings, delivery.clone(), metrics.clone()));
         let signer = Arc::new(Signer::new(settings));
         let scanners = Arc::new(Scanners::new(setup::scanners(settings), metrics.clone()));
+        let verify = setup::authentication(settings);
+        let authentication = Arc::new(Authentication::new(resolver.clone(), verify, metrics.clone()));
         let names = Arc::new(Names(resolver));
         let services = host::Services {
             call_ahead: mailboxes.clone(),
             keys: signer.clone(),
             scanners: Arc::new(Scanning { scanners: scanners.clone(), names: names.clone() }),
+            authenticator: authentication.clone(),
             ..services(&clerk, names)
         };
         let unknown_recipients = services.unknown_recipients.clone();
@@ -165,6 +170,7 @@ impl Server {
             delivery: delivery.clone(),
             mailboxes,
             scanners,
+            authentication,
             host,
             incoming,
             limits: limits.clone(),

@@ -19,7 +19,8 @@ use toml::Spanned;
 
 use super::problem::Findings;
 use super::settings::{
-    CallAhead, Delivery, Dns, Http, Installation, Log, Login, Queue, Secret, Server, Settings, SmartHost, Spool,
+    Authentication, CallAhead, Delivery, Dns, Http, Installation, Log, Login, Queue, Secret, Server, Settings,
+    SmartHost, Spool,
 };
 use super::source::{Sources, Span};
 use super::suggest::did_you_mean;
@@ -87,6 +88,7 @@ impl Checker<'_> {
         let dns = self.dns(written.dns);
         let call_ahead = self.call_ahead(written.call_ahead);
         let signing = self.signing(written.signing, spool.as_ref(), &queue);
+        let authentication = self.authentication(written.authentication, host_name);
         let installation = self.installation(&written.plugins, spool.as_ref());
         let settings = Settings {
             server: server?,
@@ -100,6 +102,7 @@ impl Checker<'_> {
             dns,
             call_ahead,
             signing: signing?,
+            authentication: authentication?,
             directory: directory?,
             resellers,
             plugins: plugins.into_all(),
@@ -308,6 +311,26 @@ impl Checker<'_> {
             cache_entries: written.cache_entries.map_or(100_000, |count| count.0),
             concurrency_per_destination: written.concurrency_per_destination.map_or(5, |count| count.0),
         }
+    }
+
+    fn authentication(
+        &mut self,
+        written: written::Authentication,
+        host_name: Option<Domain>,
+    ) -> Option<Authentication> {
+        for relay in &written.relays {
+            if relay.value.prefix_len() == 0 {
+                self.findings
+                    .push_error(Some(relay.span), "everybody can't be a trusted relay".to_owned())
+                    .help("name the networks of the servers whose `Received` fields are believed");
+            }
+        }
+        let timeout = self.positive(written.timeout, 20 * SECOND);
+        Some(Authentication {
+            service_id: written.service_id.map(|at| at.value).or(host_name)?,
+            relays: written.relays.into_iter().map(|at| at.value).collect(),
+            timeout,
+        })
     }
 
     /// Users who can't log in anywhere, and log-ins without users.

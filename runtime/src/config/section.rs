@@ -9,7 +9,7 @@ use super::source::Span;
 use super::suggest::did_you_mean;
 
 /// Every section, and whether it is a list.
-const SECTIONS: [(&str, bool); 19] = [
+const SECTIONS: [(&str, bool); 20] = [
     ("server", false),
     ("tls", false),
     ("spool", false),
@@ -18,6 +18,7 @@ const SECTIONS: [(&str, bool); 19] = [
     ("dns", false),
     ("call_ahead", false),
     ("signing", false),
+    ("authentication", false),
     ("chain", false),
     ("plugins", false),
     ("log", false),

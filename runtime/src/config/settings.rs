@@ -38,6 +38,7 @@ pub struct Settings {
     pub dns: Dns,
     pub call_ahead: CallAhead,
     pub signing: Signing,
+    pub authentication: Authentication,
     pub directory: Directory,
     pub resellers: Vec<Arc<str>>,
     /// All that are declared, used or not. Names differ within a scope and from those of the scopes above it.
@@ -252,6 +253,17 @@ pub struct Signing {
     pub timestamp: bool,
     /// After which DKIM signatures expire; `None`: never.
     pub validity: Option<Duration>,
+}
+
+/// How it is found out who has sent a mail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authentication {
+    /// Under which name results are written (RFC 8601 §2.5).
+    pub service_id: Domain,
+    /// Clients whose mail is judged by who stood before them (R11).
+    pub relays: Vec<IpNet>,
+    /// For the look-ups of one method.
+    pub timeout: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -33,6 +33,7 @@ pub struct Written {
     pub dns: Dns,
     pub call_ahead: CallAhead,
     pub signing: Signing,
+    pub authentication: Authentication,
     pub chain: Chain,
     pub plugins: Plugins,
     pub log: Log,
@@ -58,6 +59,7 @@ impl Written {
             dns: section::one(&mut root, "dns", findings),
             call_ahead: section::one(&mut root, "call_ahead", findings),
             signing: section::one(&mut root, "signing", findings),
+            authentication: section::one(&mut root, "authentication", findings),
             chain: section::one(&mut root, "chain", findings),
             plugins: section::one(&mut root, "plugins", findings),
             log: section::one(&mut root, "log", findings),
@@ -266,6 +268,15 @@ pub struct Signing {
     pub directory: Option<At<PathBuf>>,
     pub timestamp: Option<bool>,
     pub validity: Option<At<Duration>>,
+}
+
+/// `[authentication]`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Authentication {
+    pub service_id: Option<At<Domain>>,
+    pub relays: Vec<At<IpNet>>,
+    pub timeout: Option<At<Duration>>,
 }
 
 /// `[log]`.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
+use super::authentication::Authentication;
 use super::connections::Limits;
 use super::mailboxes::Mailboxes;
 use super::plugins::record::{Place, Version};
@@ -50,6 +51,7 @@ pub struct Parts {
     pub delivery: Arc<Delivery>,
     pub mailboxes: Arc<Mailboxes>,
     pub scanners: Arc<Scanners>,
+    pub authentication: Arc<Authentication>,
     pub host: Arc<Host>,
     /// Where arriving bodies wait.
     pub incoming: PathBuf,
@@ -343,6 +345,7 @@ impl Live {
         self.parts.scanners.replace(setup::scanners(&settings));
         wake(&loaded.changes);
         self.parts.queue.configure(setup::queue(&settings));
+        self.parts.authentication.configure(setup::authentication(&settings));
         self.parts.limits.store(Arc::new(setup::connections(&settings)));
         self.parts.certificates.replace(&settings);
         self.parts.signer.replace(&settings);

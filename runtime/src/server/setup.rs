@@ -11,7 +11,7 @@ use super::connections::Limits;
 use crate::config::settings::{self, LineEnds, ListenerTls};
 use crate::config::{ByteSize, Settings};
 use crate::smtp::{Domain, Host, ReversePath};
-use crate::{delivery, dns, host, queue, scan, session, spool};
+use crate::{authentication, delivery, dns, host, queue, scan, session, spool};
 
 fn count(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
@@ -26,6 +26,7 @@ pub fn session(settings: &Settings, incoming_directory: PathBuf) -> session::Set
     let defaults = session::Timeouts::default();
     session::Settings {
         host_name: server.host_name.to_string(),
+        service_id: settings.authentication.service_id.to_string(),
         banner: format!("ESMTP {}", server.banner).trim_end().to_owned(),
         administrators: server.administrators.clone(),
         max_message_size: server.max_message_size.0,
@@ -117,6 +118,16 @@ pub fn call_ahead(settings: &Settings) -> delivery::CallAheadSettings {
         keep_unknown: written.keep_unknown,
         cache_entries: written.cache_entries.into(),
         concurrency: count(written.concurrency_per_destination),
+    }
+}
+
+pub fn authentication(settings: &Settings) -> authentication::Settings {
+    let written = &settings.authentication;
+    authentication::Settings {
+        host_name: settings.server.host_name.to_string(),
+        service_id: written.service_id.as_str().into(),
+        relays: written.relays.clone(),
+        dns_time: written.timeout,
     }
 }
 

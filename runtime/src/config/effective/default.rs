@@ -141,6 +141,15 @@ pub(super) fn signing(settings: &Settings) -> Vec<Filled> {
     ]
 }
 
+pub(super) fn authentication(settings: &Settings) -> Vec<Filled> {
+    let authentication = &settings.authentication;
+    vec![
+        value("service_id", authentication.service_id.to_string()),
+        list("relays"),
+        duration("timeout", authentication.timeout),
+    ]
+}
+
 pub(super) fn log(settings: &Settings) -> Vec<Filled> {
     vec![none("file"), value("level", settings.log.level.as_str().to_ascii_lowercase())]
 }
