@@ -1,5 +1,6 @@
 //! All tests in one binary: linking costs more than running.
 
+mod connections;
 mod crash;
 mod day;
 mod dialogs;
@@ -7,6 +8,7 @@ mod end_of_data;
 mod fuzz;
 mod kept;
 mod live;
+mod mailboxes;
 mod monitoring;
 mod packaging;
 mod scan;
