@@ -8,7 +8,7 @@
 
 mod record;
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -163,7 +163,7 @@ impl Archive {
 
     /// All that is in force, into a new file.
     fn rewrite(&self) -> io::Result<Open> {
-        std::fs::create_dir_all(&self.directory)?;
+        make_private(&self.directory)?;
         let aside = self.directory.join(ASIDE);
         let mut writer = BufWriter::with_capacity(1 << 18, private(&aside)?);
         writer.write_all(MAGIC)?;
@@ -186,6 +186,11 @@ impl Archive {
         self.counters.kept(all, &mut write)?;
         self.store.kept(all, &mut write)
     }
+}
+
+fn make_private(directory: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
 /// Addresses of clients and recipients stand in it.
