@@ -8,6 +8,7 @@ mod fuzz;
 mod live;
 mod monitoring;
 mod packaging;
+mod policies;
 mod scenarios;
 mod states;
 mod supervisor;
