@@ -1,8 +1,9 @@
 //! Postern, a programmable mail gateway.
 //!
 //! Dependencies between the modules point one way (`tests/tidy.rs` enforces it):
-//! `server, config → session, host, queue, delivery → pipeline, spool, dns, tenancy → mail → smtp`.
+//! `server, config → session, host, queue, delivery → pipeline, spool, authentication, dns, tenancy → mail → smtp`.
 
+pub mod authentication;
 pub mod cli;
 pub mod config;
 pub mod delivery;

@@ -36,7 +36,9 @@ pub struct Settings {
     /// Names differ.
     pub scanners: Vec<Scanner>,
     pub dns: Dns,
+    pub call_ahead: CallAhead,
     pub signing: Signing,
+    pub authentication: Authentication,
     pub directory: Directory,
     pub resellers: Vec<Arc<str>>,
     /// All that are declared, used or not. Names differ within a scope and from those of the scopes above it.
@@ -223,6 +225,22 @@ pub struct Dns {
     /// Use the system's servers (`/etc/resolv.conf`). False and no servers: there is no DNS.
     pub system: bool,
     pub timeout: Duration,
+    /// Asked, too, for the exchanges of internal domains (R57); empty: there is no internal DNS.
+    pub internal_servers: Vec<SocketAddr>,
+    /// `None`: the tenants' domains.
+    pub internal_domains: Option<Vec<Domain>>,
+}
+
+/// Questions to destinations whether a mailbox exists (X9).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallAhead {
+    /// `None`: the null reverse-path.
+    pub sender: Option<Mailbox>,
+    pub timeout: Duration,
+    pub keep_existing: Duration,
+    pub keep_unknown: Duration,
+    pub cache_entries: u32,
+    pub concurrency_per_destination: u32,
 }
 
 /// DKIM and ARC.
@@ -235,6 +253,17 @@ pub struct Signing {
     pub timestamp: bool,
     /// After which DKIM signatures expire; `None`: never.
     pub validity: Option<Duration>,
+}
+
+/// How it is found out who has sent a mail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authentication {
+    /// Under which name results are written (RFC 8601 §2.5).
+    pub service_id: Domain,
+    /// Clients whose mail is judged by who stood before them (R11).
+    pub relays: Vec<IpNet>,
+    /// For the look-ups of one method.
+    pub timeout: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -84,7 +84,7 @@ impl Scanning {
     /// Of mail through a relay that config trusts, what is known of the client before it (R11).
     async fn circumstances(&self, subject: &Subject) -> Circumstances {
         let (session, mail) = (&subject.session, &subject.mail);
-        let before = mail.evidence.origin.get().filter(|origin| origin.relayed);
+        let before = mail.evidence.origin.get().and_then(|origin| origin.as_ref().ok()).filter(|origin| origin.relayed);
         let client = before.map_or_else(|| session.client.ip(), |origin| origin.address);
         let name = match before {
             Some(_) => timeout(NAME_TIMEOUT, self.names.client_name(client)).await.ok(),
