@@ -7,6 +7,7 @@ pub mod filter;
 pub mod fixture;
 pub mod fuzz;
 pub mod runner;
+pub mod scanner;
 pub mod scenario;
 pub mod scene;
 pub mod script;
@@ -15,6 +16,7 @@ pub mod sink;
 pub mod tls;
 
 pub mod client;
+pub mod dns;
 mod mail;
 
 pub use postern::rehearsal::escape;
