@@ -1,15 +1,18 @@
 //! All tests in one binary: linking costs more than running.
 
+mod connections;
 mod crash;
 mod day;
 mod dialogs;
 mod end_of_data;
 mod fuzz;
 mod live;
+mod mailboxes;
 mod monitoring;
 mod packaging;
 mod scan;
 mod scenarios;
+mod signing;
 mod states;
 mod supervisor;
 mod syntax;

@@ -25,8 +25,8 @@ pub fn is_public(address: IpAddr) -> bool {
         IpAddr::V4(ip) => {
             let [first, second, ..] = ip.octets();
             let shared = first == 100 && second & 0xc0 == 64;
-            !(ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_multicast() || first == 0 || shared)
-                && !ip.is_broadcast()
+            let special = ip.is_loopback() || ip.is_link_local() || ip.is_multicast() || ip.is_broadcast();
+            !(ip.is_private() || special || shared || first == 0)
         }
         IpAddr::V6(ip) => {
             let first = ip.segments().first().copied().unwrap_or_default();
