@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use wit_component::{ComponentEncoder, DecodedWasm};
 
 /// Plugin, stages, capabilities beside config, log, message and session.
-const PLUGINS: [(&str, &[&str], &[&str]); 3] = [
+const PLUGINS: [(&str, &[&str], &[&str]); 6] = [
     ("access", &["connect", "mail-from", "rcpt"], &["tables"]),
     ("connection-policy", &["connect", "mail-from"], &["counters", "dns"]),
+    ("dkim", &["data"], &["authentication", "metrics"]),
+    ("dmarc", &["data"], &["authentication", "metrics"]),
     ("routing", &["deliver"], &[]),
+    ("spf", &["data", "mail-from"], &["authentication", "metrics"]),
 ];
 
 fn workspace() -> PathBuf {
