@@ -7,6 +7,7 @@ pub mod check;
 pub mod completions;
 pub mod config;
 pub mod control;
+pub mod dkim;
 pub mod man;
 pub mod password;
 pub mod plugin;
@@ -76,6 +77,9 @@ pub enum Tool {
     /// Look at waiting mail and change what becomes of it.
     #[command(subcommand)]
     Queue(Queue),
+    /// Look after the keys that mail is signed with.
+    #[command(subcommand)]
+    Dkim(dkim::Dkim),
     /// Tell the story of one message, from the event log; or follow the log.
     Trace(Trace),
     /// Read a password from standard input and print its hash, for `password_hash`.
@@ -248,6 +252,7 @@ pub fn run(tool: &Tool, context: &Context<'_>, streams: &mut Streams<'_>) -> u8 
         Tool::Reload => reload::run(context, streams),
         Tool::Plugin(plugin) => plugin::run(plugin, context, streams),
         Tool::Queue(queue) => queue::run(queue, context, streams),
+        Tool::Dkim(dkim) => dkim::run(dkim, context, streams),
         Tool::Trace(trace) => trace::run(trace, context, streams),
         Tool::Password => password::run(context, streams),
         Tool::Completions { shell } => completions::run(*shell, streams),

@@ -115,6 +115,8 @@ metrics! {
     reloads: IntCounterVec = "postern_reloads_total" ["result"];
     /// Counters that plugins keep of their own.
     plugin_custom: IntCounterVec = "postern_plugin_custom_total" ["plugin", "name"];
+    /// Signatures that mail was to have, by kind (dkim, arc) and result (made; left: ARC has no more to say of this mail; failed: the mail waits).
+    signatures: IntCounterVec = "postern_signatures_total" ["kind", "result"];
     /// Batches written to the spool with one sync each, by result (ok, failed).
     spool_commits: IntCounterVec = "postern_spool_commits_total" ["result"];
     /// Changes in one spool sync.
@@ -145,6 +147,10 @@ metrics! {
     dns_queries: IntCounterVec = "postern_dns_queries_total" ["type", "result"];
     /// Time of one DNS query, cache hits included.
     dns_seconds: Histogram = "postern_dns_duration_seconds";
+    /// Scans of mails, by scanner and result (clean, infected, ham, spam, too-big, unavailable).
+    scans: IntCounterVec = "postern_scan_total" ["scanner", "result"];
+    /// Time of one scan, the wait for a connection included, by scanner.
+    scan_seconds: HistogramVec = "postern_scan_seconds" ["scanner"];
     /// Events for the `event` hook that were not told, because too many waited.
     events_untold: IntCounter = "postern_events_untold_total";
     /// Events that were not written because the log could not keep up.
@@ -170,6 +176,11 @@ impl Metrics {
         ];
         for (series, labels) in known {
             labels.iter().for_each(|label| drop(series.with_label_values(&[*label])));
+        }
+        for (kind, result) in
+            [("dkim", "made"), ("dkim", "failed"), ("arc", "made"), ("arc", "left"), ("arc", "failed")]
+        {
+            drop(self.signatures.with_label_values(&[kind, result]));
         }
     }
 

@@ -15,7 +15,9 @@ pub mod live;
 pub mod names;
 pub mod plugins;
 pub mod preparation;
+pub mod scanners;
 pub mod setup;
+pub mod signing;
 pub mod status;
 pub mod story;
 pub mod supervisor;
@@ -41,6 +43,8 @@ use self::listener::Gate;
 use self::live::{Live, Parts, Refusal};
 use self::names::Names;
 use self::preparation::Preparation;
+use self::scanners::Scanning;
+use self::signing::Signer;
 use self::status::Facts;
 use self::supervisor::Supervisor;
 use self::tls::Certificates;
@@ -56,6 +60,7 @@ use crate::log::{EventLog, Record};
 use crate::metrics::Metrics;
 use crate::pipeline::{Chains, Clerk, Direction, Event, Stage};
 use crate::queue::Queue;
+use crate::scan::Scanners;
 use crate::session::connection::Context;
 use crate::session::machine::Gateway;
 use crate::smtp::Reply;
@@ -130,17 +135,25 @@ impl Server {
         let clerk = Clerk { log: log.clone(), metrics: metrics.clone() };
         let resolver = Resolver::new(setup::dns(settings), metrics.clone())?;
         let delivery = Arc::new(Delivery::new(setup::delivery(settings), resolver.clone(), metrics.clone())?);
+        let signer = Arc::new(Signer::new(settings));
+        let scanners = Arc::new(Scanners::new(setup::scanners(settings), metrics.clone()));
         let verify = setup::authentication(settings);
         let authentication = Arc::new(Authentication::new(resolver.clone(), verify, metrics.clone()));
-        let host =
-            Arc::new(Host::new(setup::host(settings, compiler), services(&clerk, resolver, authentication.clone()))?);
+        let names = Arc::new(Names(resolver));
+        let services = host::Services {
+            keys: signer.clone(),
+            scanners: Arc::new(Scanning { scanners: scanners.clone(), names: names.clone() }),
+            authenticator: authentication.clone(),
+            ..services(&clerk, names)
+        };
+        let host = Arc::new(Host::new(setup::host(settings, compiler), services)?);
         let started = live::start(&host, settings).await?;
         let incoming = spool.incoming_directory().to_owned();
         let room = spool.clone();
         let snapshot = setup::snapshot(settings, incoming.clone(), started.chains);
         let has_room = Box::new(move |octets| room.has_room_for(octets));
         let gateway = Arc::new(Gateway::new(snapshot, clerk, has_room));
-        let prepare = Arc::new(Preparation { gateway: gateway.clone() });
+        let prepare = Arc::new(Preparation { gateway: gateway.clone(), signer: signer.clone() });
         let queue = Queue::new(setup::queue(settings), spool.clone(), delivery.clone(), prepare, log, metrics.clone());
         let (stopping, stopped) = watch::channel(false);
         let limits = Arc::new(ArcSwap::from_pointee(setup::connections(settings)));
@@ -149,12 +162,14 @@ impl Server {
             gateway: gateway.clone(),
             queue: queue.clone(),
             delivery: delivery.clone(),
+            scanners,
             authentication,
             host,
             incoming,
             limits: limits.clone(),
             supervisor: supervisor.clone(),
             certificates: Certificates::new(settings),
+            signer,
             registry: started.registry,
         };
         let mut server = Self {
@@ -389,15 +404,15 @@ fn standing(spool: &SegmentSpool, metrics: &Metrics) -> String {
     format!("{takes}; {} sessions, {queued} messages in the queue", metrics.sessions_open.get())
 }
 
-fn services(clerk: &Clerk, resolver: Resolver, authentication: Arc<Authentication>) -> host::Services {
-    let services = host::Services::new(
+/// What stands behind the interfaces that need nothing of the gateway's other parts.
+fn services(clerk: &Clerk, names: Arc<Names>) -> host::Services {
+    host::Services::new(
         clerk.log.clone(),
         clerk.metrics.clone(),
-        Arc::new(Names(resolver)),
+        names,
         host::counter::system_clock(),
         Calendar::new(TimeZone::system()),
-    );
-    host::Services { authenticator: authentication, ..services }
+    )
 }
 
 /// Every plugin of the mail's scopes that wants to know.

@@ -6,6 +6,8 @@
 mod installed;
 mod listener;
 mod plugin;
+mod scanner;
+mod signing;
 mod tenant;
 
 use std::collections::HashMap;
@@ -60,13 +62,22 @@ impl Checker<'_> {
         let spool = self.spool(&written.spool, server.as_ref());
         let smart_host_names = self.declared("smart host", written.smart_host.iter().map(|s| &s.name));
         let smart_hosts = written.smart_host.iter().filter_map(|smart_host| self.smart_host(smart_host)).collect();
+        let scanner_names = self.declared("scanner", written.scanner.iter().map(|scanner| &scanner.name));
+        let scanners: Vec<_> = written.scanner.iter().filter_map(|scanner| self.scanner(scanner)).collect();
         let names = tenant::Names {
             resellers: self.declared("reseller", written.reseller.iter().map(|r| &r.name)),
             tenants: self.declared("tenant", written.tenant.iter().map(|t| &t.name)),
             smart_hosts: smart_host_names,
+            scanners: scanner_names,
+            scan_times: scanners.iter().map(|scanner| (scanner.name.clone(), scanner.timeout)).collect(),
             open: false,
         };
-        let plugins = self.plugins(written.plugin, &names);
+        let mut plugins = self.plugins(written.plugin, &names);
+        let of_platform = written.chain.platform.iter().flatten();
+        let of_resellers = written.reseller.iter().flat_map(|reseller| &reseller.chain);
+        let of_tenants = written.tenant.iter().flat_map(|tenant| &tenant.chain);
+        let default = written.chain.platform.is_none();
+        self.undeclared(of_platform.chain(of_resellers).chain(of_tenants), default, &mut plugins);
         let chains = self.chains(&written.chain, &written.reseller, &written.tenant, &plugins);
         let resellers = written.reseller.iter().map(|reseller| reseller.name.value.0.clone()).collect();
         let directory =
@@ -74,6 +85,7 @@ impl Checker<'_> {
         let queue = self.queue(written.queue);
         let delivery = self.delivery(written.delivery);
         let dns = self.dns(written.dns);
+        let signing = self.signing(written.signing, spool.as_ref(), &queue);
         let authentication = self.authentication(written.authentication, host_name);
         let installation = self.installation(&written.plugins, spool.as_ref());
         let settings = Settings {
@@ -84,7 +96,9 @@ impl Checker<'_> {
             queue,
             delivery,
             smart_hosts,
+            scanners,
             dns,
+            signing: signing?,
             authentication: authentication?,
             directory: directory?,
             resellers,

@@ -9,19 +9,21 @@ use super::source::Span;
 use super::suggest::did_you_mean;
 
 /// Every section, and whether it is a list.
-const SECTIONS: [(&str, bool); 17] = [
+const SECTIONS: [(&str, bool); 19] = [
     ("server", false),
     ("tls", false),
     ("spool", false),
     ("queue", false),
     ("delivery", false),
     ("dns", false),
+    ("signing", false),
     ("authentication", false),
     ("chain", false),
     ("plugins", false),
     ("log", false),
     ("listener", true),
     ("smart_host", true),
+    ("scanner", true),
     ("reseller", true),
     ("tenant", true),
     ("user", true),

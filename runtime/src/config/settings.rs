@@ -16,6 +16,8 @@ pub use super::value::secret::Secret;
 pub use super::value::word::{Grant, ListenerTls};
 use crate::mail::TlsPolicy;
 use crate::pipeline::{Directions, OnFailure, Role, Scope};
+use crate::scan::{Address, Kind};
+use crate::signing::Keyring;
 use crate::smtp::{Domain, Host, Mailbox};
 use crate::tenancy::Directory;
 
@@ -31,7 +33,10 @@ pub struct Settings {
     pub delivery: Delivery,
     /// Names differ.
     pub smart_hosts: Vec<SmartHost>,
+    /// Names differ.
+    pub scanners: Vec<Scanner>,
     pub dns: Dns,
+    pub signing: Signing,
     pub authentication: Authentication,
     pub directory: Directory,
     pub resellers: Vec<Arc<str>>,
@@ -197,12 +202,40 @@ pub struct Login {
     pub password: Secret,
 }
 
+/// A daemon that is asked about mails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scanner {
+    pub name: Arc<str>,
+    pub kind: Kind,
+    pub address: Address,
+    /// Of one scan, the wait for a connection included.
+    pub timeout: Duration,
+    /// Larger mails are not given to it.
+    pub max_size: ByteSize,
+    /// At a time.
+    pub connections: u32,
+    /// Of kind rspamd only.
+    pub password: Option<Secret>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dns {
     pub servers: Vec<SocketAddr>,
     /// Use the system's servers (`/etc/resolv.conf`). False and no servers: there is no DNS.
     pub system: bool,
     pub timeout: Duration,
+}
+
+/// DKIM and ARC.
+#[derive(Debug, Clone)]
+pub struct Signing {
+    /// Holds the keys, if it is there.
+    pub directory: PathBuf,
+    pub keys: Arc<Keyring>,
+    /// Signatures say when they were made.
+    pub timestamp: bool,
+    /// After which DKIM signatures expire; `None`: never.
+    pub validity: Option<Duration>,
 }
 
 /// How it is found out who has sent a mail.
@@ -228,6 +261,8 @@ pub struct Plugin {
     pub config: serde_json::Value,
     pub grants: BTreeSet<Grant>,
     pub tables: BTreeMap<String, PathBuf>,
+    /// Those that it may ask.
+    pub scanners: BTreeSet<Arc<str>>,
     pub limits: Limits,
     /// Instances serve more than one call; for the built-in ones unless written otherwise.
     pub reuse: bool,

@@ -19,6 +19,7 @@ use super::value::word::{Banner, Grant, LineEndsWord, ListenerTls, WrittenSource
 use super::value::{At, text_or_table};
 use crate::mail::TlsPolicy;
 use crate::pipeline::{Directions, OnFailure, Role, Scope};
+use crate::scan::{Address, Kind};
 use crate::smtp::{Domain, Host, Mailbox};
 
 /// No Debug here: what is written may hold a secret in a wrong place.
@@ -30,12 +31,14 @@ pub struct Written {
     pub queue: Queue,
     pub delivery: Delivery,
     pub dns: Dns,
+    pub signing: Signing,
     pub authentication: Authentication,
     pub chain: Chain,
     pub plugins: Plugins,
     pub log: Log,
     pub listener: Vec<Listener>,
     pub smart_host: Vec<SmartHost>,
+    pub scanner: Vec<Scanner>,
     pub reseller: Vec<Reseller>,
     pub tenant: Vec<Tenant>,
     pub user: Vec<User>,
@@ -53,12 +56,14 @@ impl Written {
             queue: section::one(&mut root, "queue", findings),
             delivery: section::one(&mut root, "delivery", findings),
             dns: section::one(&mut root, "dns", findings),
+            signing: section::one(&mut root, "signing", findings),
             authentication: section::one(&mut root, "authentication", findings),
             chain: section::one(&mut root, "chain", findings),
             plugins: section::one(&mut root, "plugins", findings),
             log: section::one(&mut root, "log", findings),
             listener: section::list(&mut root, "listener", findings),
             smart_host: section::list(&mut root, "smart_host", findings),
+            scanner: section::list(&mut root, "scanner", findings),
             reseller: section::list(&mut root, "reseller", findings),
             tenant: section::list(&mut root, "tenant", findings),
             user: section::list(&mut root, "user", findings),
@@ -217,6 +222,20 @@ pub struct SmartHost {
     pub password_env: Option<At<String>>,
 }
 
+/// `[[scanner]]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scanner {
+    pub name: At<Name>,
+    pub kind: At<Kind>,
+    pub address: At<Address>,
+    pub timeout: Option<At<Duration>>,
+    pub max_size: Option<At<ByteSize>>,
+    pub connections: Option<Count>,
+    pub password_file: Option<At<PathBuf>>,
+    pub password_env: Option<At<String>>,
+}
+
 /// `[dns]`.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -224,6 +243,15 @@ pub struct Dns {
     pub servers: Vec<At<DnsServer>>,
     pub system: Option<Spanned<bool>>,
     pub timeout: Option<At<Duration>>,
+}
+
+/// `[signing]`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Signing {
+    pub directory: Option<At<PathBuf>>,
+    pub timestamp: Option<bool>,
+    pub validity: Option<At<Duration>>,
 }
 
 /// `[authentication]`.
@@ -316,16 +344,17 @@ pub struct TrustedNetwork {
 #[serde(deny_unknown_fields)]
 pub struct Plugin {
     pub name: At<Name>,
-    pub source: At<WrittenSource>,
+    pub source: Option<At<WrittenSource>>,
     pub scope: Option<At<Scope>>,
     #[serde(default)]
     pub available: bool,
     pub config: Option<Spanned<toml::Table>>,
-    #[serde(default)]
-    pub grants: Vec<At<Grant>>,
+    pub grants: Option<Vec<At<Grant>>>,
     /// Names are free, so the files of a table are looked up by the name that the plugin uses.
     #[serde(default)]
     pub tables: std::collections::BTreeMap<String, At<PathBuf>>,
+    #[serde(default)]
+    pub scanners: Vec<At<Name>>,
     #[serde(default)]
     pub limits: Limits,
     pub reuse: Option<bool>,
@@ -369,7 +398,7 @@ pub struct Limits {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Chain {
-    pub platform: Vec<Spanned<ChainEntry>>,
+    pub platform: Option<Vec<Spanned<ChainEntry>>>,
 }
 
 /// `"plugin"`, or a table.

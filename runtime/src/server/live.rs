@@ -17,6 +17,7 @@ use super::plugins::{
     self, Also, Change, Effective, Loaded, PluginError, Rack, Record as Installed, Registry, Tolerated,
 };
 use super::setup;
+use super::signing::Signer;
 use super::supervisor::Supervisor;
 use super::tls::Certificates;
 use super::trial::Trials;
@@ -28,6 +29,7 @@ use crate::host::{ContentDigest, Host};
 use crate::log::Record;
 use crate::pipeline::Scope;
 use crate::queue::{Filter, Queue};
+use crate::scan::Scanners;
 use crate::session::Snapshot;
 use crate::session::machine::Gateway;
 use crate::tenancy::{Directory, Tenant};
@@ -46,6 +48,7 @@ pub struct Parts {
     pub gateway: Arc<Gateway>,
     pub queue: Arc<Queue>,
     pub delivery: Arc<Delivery>,
+    pub scanners: Arc<Scanners>,
     pub authentication: Arc<Authentication>,
     pub host: Arc<Host>,
     /// Where arriving bodies wait.
@@ -53,6 +56,7 @@ pub struct Parts {
     pub limits: Arc<ArcSwap<Limits>>,
     pub supervisor: Supervisor,
     pub certificates: Certificates,
+    pub signer: Arc<Signer>,
     pub registry: Registry,
 }
 
@@ -325,11 +329,13 @@ impl Live {
         }
         // From here on nothing fails.
         self.parts.delivery.replace(delivery);
+        self.parts.scanners.replace(setup::scanners(&settings));
         wake(&loaded.changes);
         self.parts.queue.configure(setup::queue(&settings));
         self.parts.authentication.configure(setup::authentication(&settings));
         self.parts.limits.store(Arc::new(setup::connections(&settings)));
         self.parts.certificates.replace(&settings);
+        self.parts.signer.replace(&settings);
         let new = Arc::new(setup::snapshot(&settings, self.parts.incoming.clone(), loaded.chains.clone()));
         let old = self.parts.gateway.current.swap(new.clone());
         let message = describe(&self.started, &settings, &loaded.changes);

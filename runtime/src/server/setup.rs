@@ -11,7 +11,7 @@ use super::connections::Limits;
 use crate::config::settings::{self, LineEnds, ListenerTls};
 use crate::config::{ByteSize, Settings};
 use crate::smtp::Host;
-use crate::{authentication, delivery, dns, host, queue, session, spool};
+use crate::{authentication, delivery, dns, host, queue, scan, session, spool};
 
 fn count(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
@@ -165,6 +165,20 @@ fn smart_host(host: &settings::SmartHost) -> delivery::SmartHost {
         .as_ref()
         .map(|login| delivery::Login { user: login.user.clone(), password: login.password.reveal().to_owned() });
     delivery::SmartHost { host: host.host.clone(), port: host.port, tls: host.tls, login }
+}
+
+pub fn scanners(settings: &Settings) -> Vec<scan::Settings> {
+    let scanner = |scanner: &settings::Scanner| scan::Settings {
+        name: scanner.name.clone(),
+        kind: scanner.kind,
+        address: scanner.address.clone(),
+        timeout: scanner.timeout,
+        max_size: scanner.max_size.0,
+        connections: count(scanner.connections),
+        password: scanner.password.as_ref().map(|password| password.reveal().to_owned()),
+        host_name: settings.server.host_name.to_string(),
+    };
+    settings.scanners.iter().map(scanner).collect()
 }
 
 /// Compiled code is kept beside the spool: private to us, and gone when it is gone.

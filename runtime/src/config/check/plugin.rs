@@ -1,14 +1,16 @@
 //! Plugins and the chains they stand in.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 use toml::Spanned;
 
 use super::Checker;
 use super::tenant::Names;
+use crate::config::builtin::{self, DEFAULT_CHAIN, Place};
 use crate::config::settings::{ChainEntry, Chains, Limits, Plugin, PluginSource};
 use crate::config::source::Span;
 use crate::config::suggest::did_you_mean;
@@ -17,6 +19,7 @@ use crate::config::value::quantity::Count;
 use crate::config::value::word::{Grant, WrittenSource};
 use crate::config::value::{At, FromText as _};
 use crate::config::written;
+use crate::host::Limits as HostLimits;
 use crate::pipeline::{Directions, OnFailure, Scope};
 
 /// The declared plugins by scope and name.
@@ -31,7 +34,8 @@ struct Declaration {
     /// `None` after a mistake in it.
     plugin: Option<Arc<Plugin>>,
     available: bool,
-    span: Span,
+    /// `None`: a built-in plugin that is written nowhere.
+    span: Option<Span>,
 }
 
 impl Plugins {
@@ -64,37 +68,79 @@ impl Checker<'_> {
             let key = (scope, plugin.name.value.0.clone());
             let declaration = Declaration {
                 available: plugin.available,
-                span: plugin.name.span,
+                span: Some(plugin.name.span),
                 plugin: self.plugin(plugin, &key.0, names).map(Arc::new),
             };
             let span = declaration.span;
             plugins.all.extend(declaration.plugin.clone());
             if let Some(first) = plugins.by_scope.insert(key.clone(), declaration) {
-                self.findings
-                    .push_error(Some(span), format!("the plugin `{}` is there twice in {}", key.1, key.0))
-                    .also(first.span, "first here");
+                let problem = format!("the plugin `{}` is there twice in {}", key.1, key.0);
+                self.findings.push_error(span, problem).also(first.span, "first here");
             }
         }
-        self.ambiguous(&plugins);
         plugins
+    }
+
+    /// A built-in plugin that some chain names need not be declared: it is the platform's, without settings, and there for
+    /// all scopes.
+    pub(super) fn undeclared<'w>(
+        &mut self,
+        chains: impl Iterator<Item = &'w Spanned<written::ChainEntry>>,
+        default: bool,
+        plugins: &mut Plugins,
+    ) {
+        let named = chains.map(|entry| match entry.get_ref() {
+            written::ChainEntry::Short(name) => name.as_str(),
+            written::ChainEntry::Table(table) => &*table.plugin.value.0,
+        });
+        let of_default = DEFAULT_CHAIN.iter().map(|place| place.plugin).filter(|_| default);
+        let declared: Vec<(Scope, Arc<str>)> = plugins.by_scope.keys().cloned().collect();
+        let is_declared = |name: &str| declared.iter().any(|(_, known)| **known == *name);
+        let wanted = named.filter(|name| !is_declared(name)).chain(of_default);
+        for name in wanted {
+            if plugins.at(&Scope::Platform, name).is_some() || !self.builtins.contains(&name) {
+                continue;
+            }
+            let name: Arc<str> = name.into();
+            let source = PluginSource::Builtin(name.clone());
+            let plugin = Arc::new(Plugin {
+                name: name.clone(),
+                scope: Scope::Platform,
+                available: true,
+                grants: builtin::grants(&name).iter().map(|grant| Grant((*grant).into())).collect(),
+                source,
+                config: Value::Object(Map::new()),
+                tables: BTreeMap::new(),
+                scanners: BTreeSet::new(),
+                limits: Limits::default(),
+                reuse: true,
+                on_failure: OnFailure::Defer,
+            });
+            plugins.all.push(plugin.clone());
+            let declaration = Declaration { plugin: Some(plugin), available: true, span: None };
+            plugins.by_scope.insert((Scope::Platform, name), declaration);
+        }
+        self.ambiguous(plugins);
     }
 
     /// A reseller's or tenant's plugin that bears the name of one of the platform's: exemptions and log would not say which.
     fn ambiguous(&mut self, plugins: &Plugins) {
         for ((scope, name), declaration) in &plugins.by_scope {
             if let (true, Some(platform)) = (*scope != Scope::Platform, plugins.at(&Scope::Platform, name)) {
-                self.findings
-                    .push_error(Some(declaration.span), format!("`{name}` is the name of a plugin of the platform"))
-                    .also(platform.span, "this one");
+                let problem = format!("`{name}` is the name of a plugin of the platform");
+                self.findings.push_error(declaration.span, problem).also(platform.span, "this one");
             }
         }
     }
 
     pub(super) fn plugin(&mut self, written: written::Plugin, scope: &Scope, names: &Names) -> Option<Plugin> {
         self.known_scope(written.scope.as_ref(), names);
-        let source = self.source(written.source);
-        self.grants(&written.grants, &written.tables, names);
+        let source = self.source(written.source, &written.name);
+        let grants = written.grants.unwrap_or_else(|| default_grants(source.as_ref(), written.name.span));
+        self.grants(&grants, &written.tables, names);
         let tables = self.tables(written.tables);
+        let scanners = self.scanners(&written.scanners, &grants, names);
+        let limits = self.limits(written.limits);
         let config = match written.config {
             Some(config) => self.json(config),
             None => Some(Value::Object(Map::new())),
@@ -107,9 +153,10 @@ impl Checker<'_> {
             reuse: written.reuse.unwrap_or(matches!(source, PluginSource::Builtin(_))),
             source,
             config: config?,
-            grants: written.grants.into_iter().map(|at| at.value).collect(),
+            grants: grants.into_iter().map(|at| at.value).collect(),
             tables,
-            limits: self.limits(written.limits),
+            limits: Limits { wall: limits.wall.or_else(|| time_to_scan(&scanners, names)), ..limits },
+            scanners,
             on_failure: written.on_failure.map_or(OnFailure::Defer, |at| at.value),
         })
     }
@@ -139,7 +186,17 @@ impl Checker<'_> {
         };
     }
 
-    fn source(&mut self, written: At<WrittenSource>) -> Option<PluginSource> {
+    /// A plugin with the name of a built-in one need not say that it is that.
+    fn source(&mut self, written: Option<At<WrittenSource>>, name: &At<Name>) -> Option<PluginSource> {
+        let Some(written) = written else {
+            if self.builtins.contains(&&*name.value.0) {
+                return Some(PluginSource::Builtin(name.value.0.clone()));
+            }
+            self.findings
+                .push_error(Some(name.span), format!("the plugin `{}` has no `source`", name.value.0))
+                .help("`source` is a file, or `builtin:NAME`; only built-in plugins under their own names need none");
+            return None;
+        };
         match written.value {
             WrittenSource::Builtin(name) if self.builtins.contains(&&*name) => Some(PluginSource::Builtin(name)),
             WrittenSource::Builtin(name) => {
@@ -179,6 +236,18 @@ impl Checker<'_> {
         tables
     }
 
+    fn scanners(&mut self, written: &[At<Name>], grants: &[At<Grant>], names: &Names) -> BTreeSet<Arc<str>> {
+        if let (Some(first), false) = (written.first(), grants.iter().any(|grant| &*grant.value.0 == "scan")) {
+            self.findings
+                .push_error(Some(first.span), "this plugin has scanners, but may not use them".to_owned())
+                .help("add \"scan\" to its `grants`");
+        }
+        for name in written.iter().filter(|_| !names.open) {
+            self.known("scanner", name, &names.scanners);
+        }
+        written.iter().map(|name| name.value.0.clone()).collect()
+    }
+
     fn json(&mut self, config: Spanned<toml::Table>) -> Option<Value> {
         let span = config.span();
         let json = json_of(toml::Value::Table(config.into_inner()));
@@ -195,8 +264,11 @@ impl Checker<'_> {
         tenants: &[written::Tenant],
         plugins: &Plugins,
     ) -> Chains {
-        let mut chains =
-            Chains { platform: self.chain(&platform.platform, &Scope::Platform, None, plugins), ..Chains::default() };
+        let platform = match &platform.platform {
+            Some(written) => self.chain(written, &Scope::Platform, None, plugins),
+            None => self.default_chain(plugins),
+        };
+        let mut chains = Chains { platform, ..Chains::default() };
         for reseller in resellers.iter().filter(|reseller| !reseller.chain.is_empty()) {
             let name = reseller.name.value.0.clone();
             let chain = self.chain(&reseller.chain, &Scope::Reseller(name.clone()), None, plugins);
@@ -209,6 +281,16 @@ impl Checker<'_> {
             chains.tenants.insert(name, chain);
         }
         chains
+    }
+
+    /// Of those of its plugins that there are.
+    fn default_chain(&self, plugins: &Plugins) -> Vec<ChainEntry> {
+        let entry = |place: &Place| {
+            let plugin = plugins.at(&Scope::Platform, place.plugin)?.plugin.clone()?;
+            let (directions, exemptable) = (place.directions, place.exemptable);
+            Some(ChainEntry { directions, on_failure: plugin.on_failure, plugin, exemptable })
+        };
+        DEFAULT_CHAIN.iter().filter_map(entry).collect()
     }
 
     fn chain(
@@ -235,6 +317,7 @@ impl Checker<'_> {
             let exemptable = self.exemptable(table, owner);
             let Some(declaration) = self.find(name, span, &scopes, plugins) else { continue };
             let Some(plugin) = declaration.plugin.clone() else { continue };
+            self.has_scanners(&plugin, span);
             let written_failure = table.and_then(|table| table.on_failure.as_ref());
             chain.push(ChainEntry {
                 directions: table.and_then(|t| t.direction.as_ref()).map_or(Directions::Both, |at| at.value),
@@ -244,6 +327,17 @@ impl Checker<'_> {
             });
         }
         chain
+    }
+
+    /// One that may ask scanners and names none could only ever defer mail.
+    fn has_scanners(&mut self, plugin: &Plugin, span: Span) {
+        if plugin.scanners.is_empty() && plugin.grants.iter().any(|grant| &*grant.0 == "scan") {
+            let help =
+                format!("[[plugin]] name = \"{}\", scanners = [\"…\"], with a [[scanner]] of that name", plugin.name);
+            self.findings
+                .push_error(Some(span), format!("the plugin `{}` has no scanner to ask", plugin.name))
+                .help(help);
+        }
     }
 
     fn exemptable(&mut self, table: Option<&written::ChainEntryTable>, owner: &Scope) -> bool {
@@ -265,8 +359,9 @@ impl Checker<'_> {
         let shown = name.escape_debug();
         match found {
             Some((scope, declaration)) if Some(scope) != scopes.first() && !declaration.available => {
+                let problem = format!("the plugin `{shown}` of {scope} is not available here");
                 self.findings
-                    .push_error(Some(span), format!("the plugin `{shown}` of {scope} is not available here"))
+                    .push_error(Some(span), problem)
                     .also(declaration.span, "declared here")
                     .help("`available = true` there lets the scopes below use it");
                 None
@@ -275,15 +370,26 @@ impl Checker<'_> {
             None => {
                 let known =
                     plugins.by_scope.keys().filter(|(scope, _)| scopes.contains(scope)).map(|(_, name)| &**name);
-                let help = did_you_mean(name, known).unwrap_or_else(|| match self.builtins.contains(&name) {
-                    true => format!("declare it: [[plugin]] name = \"{name}\", source = \"builtin:{name}\""),
-                    false => "declare it with [[plugin]]".to_owned(),
-                });
+                let help = did_you_mean(name, known.chain(self.builtins.iter().copied()))
+                    .unwrap_or_else(|| "declare it with [[plugin]]".to_owned());
                 self.findings.push_error(Some(span), format!("there is no plugin `{shown}`")).help(help);
                 None
             }
         }
     }
+}
+
+/// What a built-in plugin needs; others are granted nothing that is not written.
+fn default_grants(source: Option<&PluginSource>, span: Span) -> Vec<At<Grant>> {
+    let Some(PluginSource::Builtin(name)) = source else { return Vec::new() };
+    builtin::grants(name).iter().map(|grant| At { value: Grant((*grant).into()), span }).collect()
+}
+
+/// The `wall` of a plugin that waits for scanners and whose entry says none: what it has anyway, and time for each of them,
+/// one after the other. The host keeps a tenth of it for the plugin.
+fn time_to_scan(scanners: &BTreeSet<Arc<str>>, names: &Names) -> Option<Duration> {
+    let scans: Duration = scanners.iter().filter_map(|name| names.scan_times.get(name)).sum();
+    (!scans.is_zero()).then(|| HostLimits::default().wall + scans * 10 / 9)
 }
 
 /// `None` for a number that JSON does not have.

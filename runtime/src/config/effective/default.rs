@@ -7,7 +7,9 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 use super::Filled;
-use crate::config::settings::{ChainEntry, LineEnds, Listener, ListenerTls, Plugin, PluginSource, Settings, SmartHost};
+use crate::config::settings::{
+    ChainEntry, LineEnds, Listener, ListenerTls, Plugin, PluginSource, Scanner, Settings, SmartHost,
+};
 use crate::config::value::quantity::ByteSize;
 use crate::host::Limits as HostLimits;
 use crate::mail::Route;
@@ -112,6 +114,15 @@ pub(super) fn dns(settings: &Settings) -> Vec<Filled> {
     vec![list("servers"), value("system", settings.dns.system), duration("timeout", settings.dns.timeout)]
 }
 
+pub(super) fn signing(settings: &Settings) -> Vec<Filled> {
+    let signing = &settings.signing;
+    vec![
+        value("directory", absolute(&signing.directory)),
+        value("timestamp", signing.timestamp),
+        Filled::Default("validity", signing.validity.map(|validity| duration_text(validity).into())),
+    ]
+}
+
 pub(super) fn authentication(settings: &Settings) -> Vec<Filled> {
     let authentication = &settings.authentication;
     vec![
@@ -187,6 +198,20 @@ pub(super) fn smart_host(host: Option<&SmartHost>) -> Vec<Filled> {
     ]
 }
 
+pub(super) fn scanner(scanner: Option<&Scanner>) -> Vec<Filled> {
+    let filled = |name, of: fn(&Scanner) -> Value| Filled::Default(name, scanner.map(of));
+    vec![
+        none("name"),
+        none("kind"),
+        none("address"),
+        filled("timeout", |scanner| duration_text(scanner.timeout).into()),
+        filled("max_size", |scanner| scanner.max_size.to_string().into()),
+        filled("connections", |scanner| i64::from(scanner.connections).into()),
+        none("password_file"),
+        none("password_env"),
+    ]
+}
+
 pub(super) fn reseller(settings: &Settings, name: &str) -> Vec<Filled> {
     let chain = settings.chains.resellers.get(name).map_or(&[][..], Vec::as_slice);
     vec![none("name"), Filled::Resolved("chain", Some(entries(chain, false)))]
@@ -223,16 +248,28 @@ pub(super) fn plugin(plugin: Option<&Plugin>) -> Vec<Filled> {
     let builtin = plugin.is_some_and(|plugin| matches!(plugin.source, PluginSource::Builtin(_)));
     vec![
         none("name"),
-        none("source"),
+        Filled::Default(
+            "source",
+            plugin.and_then(|plugin| match &plugin.source {
+                PluginSource::Builtin(name) => Some(Value::from(format!("builtin:{name}"))),
+                PluginSource::File(_) => None,
+            }),
+        ),
         value("scope", "platform"),
         value("available", false),
         value("config", Table::new()),
-        list("grants"),
+        Filled::Default("grants", Some(grants(plugin))),
         value("tables", Table::new()),
+        list("scanners"),
         Filled::Resolved("limits", Some(Value::Table(limits(plugin)))),
         value("reuse", plugin.map_or(builtin, |plugin| plugin.reuse)),
         value("on_failure", failure(OnFailure::default())),
     ]
+}
+
+fn grants(plugin: Option<&Plugin>) -> Value {
+    let grants = plugin.map(|plugin| plugin.grants.iter().map(|grant| Value::from(grant.0.to_string())).collect());
+    Value::Array(grants.unwrap_or_default())
 }
 
 /// The host's, where nothing is written.
