@@ -13,6 +13,7 @@ pub mod password;
 pub mod plugin;
 pub mod queue;
 pub mod reload;
+pub mod route;
 pub mod status;
 pub mod terminal;
 pub mod trace;
@@ -77,6 +78,9 @@ pub enum Tool {
     /// Look at waiting mail and change what becomes of it.
     #[command(subcommand)]
     Queue(Queue),
+    /// Ask where mail goes.
+    #[command(subcommand)]
+    Route(route::Route),
     /// Look after the keys that mail is signed with.
     #[command(subcommand)]
     Dkim(dkim::Dkim),
@@ -252,6 +256,7 @@ pub fn run(tool: &Tool, context: &Context<'_>, streams: &mut Streams<'_>) -> u8 
         Tool::Reload => reload::run(context, streams),
         Tool::Plugin(plugin) => plugin::run(plugin, context, streams),
         Tool::Queue(queue) => queue::run(queue, context, streams),
+        Tool::Route(route) => route::run(route, context, streams),
         Tool::Dkim(dkim) => dkim::run(dkim, context, streams),
         Tool::Trace(trace) => trace::run(trace, context, streams),
         Tool::Password => password::run(context, streams),

@@ -31,6 +31,7 @@ pub struct Written {
     pub queue: Queue,
     pub delivery: Delivery,
     pub dns: Dns,
+    pub call_ahead: CallAhead,
     pub signing: Signing,
     pub authentication: Authentication,
     pub chain: Chain,
@@ -56,6 +57,7 @@ impl Written {
             queue: section::one(&mut root, "queue", findings),
             delivery: section::one(&mut root, "delivery", findings),
             dns: section::one(&mut root, "dns", findings),
+            call_ahead: section::one(&mut root, "call_ahead", findings),
             signing: section::one(&mut root, "signing", findings),
             authentication: section::one(&mut root, "authentication", findings),
             chain: section::one(&mut root, "chain", findings),
@@ -243,6 +245,20 @@ pub struct Dns {
     pub servers: Vec<At<DnsServer>>,
     pub system: Option<Spanned<bool>>,
     pub timeout: Option<At<Duration>>,
+    pub internal_servers: Vec<At<DnsServer>>,
+    pub internal_domains: Option<Vec<At<Domain>>>,
+}
+
+/// `[call_ahead]`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CallAhead {
+    pub sender: Option<At<Mailbox>>,
+    pub timeout: Option<At<Duration>>,
+    pub keep_existing: Option<At<Duration>>,
+    pub keep_unknown: Option<At<Duration>>,
+    pub cache_entries: Option<Count>,
+    pub concurrency_per_destination: Option<Count>,
 }
 
 /// `[signing]`.
