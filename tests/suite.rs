@@ -6,6 +6,7 @@ mod day;
 mod dialogs;
 mod end_of_data;
 mod fuzz;
+mod kept;
 mod live;
 mod mailboxes;
 mod monitoring;

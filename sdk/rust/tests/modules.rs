@@ -7,14 +7,17 @@ use std::path::{Path, PathBuf};
 use wit_component::{ComponentEncoder, DecodedWasm};
 
 /// Plugin, stages, capabilities beside config, log, message and session.
-const PLUGINS: [(&str, &[&str], &[&str]); 7] = [
+const PLUGINS: [(&str, &[&str], &[&str]); 10] = [
     ("access", &["connect", "mail-from", "rcpt"], &["tables"]),
     ("connection-policy", &["connect", "mail-from"], &["counters", "dns"]),
+    ("dkim", &["data"], &["authentication", "metrics"]),
+    ("dmarc", &["data"], &["authentication", "metrics"]),
     ("dnsbl", &["mail-from", "data"], &["authentication", "dns", "metrics"]),
     ("forwarding", &["data"], &["metrics"]),
     ("headers", &["data", "deliver"], &["metrics"]),
     ("routing", &["deliver"], &[]),
     ("sender-policy", &["mail-from", "rcpt"], &["dns"]),
+    ("spf", &["data", "mail-from"], &["authentication", "metrics"]),
 ];
 
 fn workspace() -> PathBuf {
