@@ -1,12 +1,14 @@
 //! The command line: what can be asked, and one file for each command that needs no server of its own.
 //!
-//! Noun, then verb; `--json` everywhere. Exit codes: 0 done, 1 not done, 2 wrong arguments or a wrong config.
+//! Noun, then verb; `--json` everywhere. Exit codes: 0 done, 1 not done, 2 wrong arguments or a wrong config,
+//! 3 nobody could say (DNS had no answer).
 //! What runs the gateway (`serve`, `localserve`) and what it runs (`compile-plugin`) is `main`'s.
 
 pub mod check;
 pub mod completions;
 pub mod config;
 pub mod control;
+pub mod dns;
 pub mod man;
 pub mod password;
 pub mod plugin;
@@ -76,6 +78,9 @@ pub enum Tool {
     /// Look at waiting mail and change what becomes of it.
     #[command(subcommand)]
     Queue(Queue),
+    /// Compare DNS with what it should say, and tell what to publish.
+    #[command(subcommand)]
+    Dns(dns::Dns),
     /// Tell the story of one message, from the event log; or follow the log.
     Trace(Trace),
     /// Read a password from standard input and print its hash, for `password_hash`.
@@ -228,6 +233,9 @@ pub enum CliError {
     Usage(String),
     #[error("{0}")]
     Failed(String),
+    /// Another time there may be an answer.
+    #[error("{0}")]
+    Unknown(String),
     #[error("{0}")]
     Output(#[from] io::Error),
 }
@@ -238,6 +246,8 @@ pub const OK: u8 = 0;
 pub const FAILED: u8 = 1;
 /// Wrong arguments (clap's code too) or a wrong config.
 pub const WRONG: u8 = 2;
+/// What was asked could not be found out: right or wrong, nobody knows.
+pub const UNKNOWN: u8 = 3;
 
 /// Runs one tool; the exit code.
 pub fn run(tool: &Tool, context: &Context<'_>, streams: &mut Streams<'_>) -> u8 {
@@ -248,6 +258,7 @@ pub fn run(tool: &Tool, context: &Context<'_>, streams: &mut Streams<'_>) -> u8 
         Tool::Reload => reload::run(context, streams),
         Tool::Plugin(plugin) => plugin::run(plugin, context, streams),
         Tool::Queue(queue) => queue::run(queue, context, streams),
+        Tool::Dns(dns) => dns::run(dns, context, streams),
         Tool::Trace(trace) => trace::run(trace, context, streams),
         Tool::Password => password::run(context, streams),
         Tool::Completions { shell } => completions::run(*shell, streams),
@@ -275,7 +286,12 @@ fn report(error: &CliError, json: bool, streams: &mut Streams<'_>) -> u8 {
     };
     let invalid =
         matches!(error, CliError::Control(control::ControlError::Refused { kind: control::ErrorKind::Invalid, .. }));
-    if invalid || matches!(error, CliError::Config(_) | CliError::Usage(_)) { WRONG } else { FAILED }
+    match error {
+        _ if invalid => WRONG,
+        CliError::Config(_) | CliError::Usage(_) => WRONG,
+        CliError::Unknown(_) => UNKNOWN,
+        _ => FAILED,
+    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Goes on after a mistake, so that one run shows them all. Reads the files that the config names (certificates,
 //! passwords) and looks whether plugins and tables are there, but changes nothing.
 
+mod identity;
 mod installed;
 mod listener;
 mod plugin;
@@ -74,6 +75,7 @@ impl Checker<'_> {
         let queue = self.queue(written.queue);
         let delivery = self.delivery(written.delivery);
         let dns = self.dns(written.dns);
+        let identity = self.identity(written.identity, written.blocklist, host_name.as_ref(), &delivery);
         let installation = self.installation(&written.plugins, spool.as_ref());
         let settings = Settings {
             server: server?,
@@ -84,6 +86,7 @@ impl Checker<'_> {
             delivery,
             smart_hosts,
             dns,
+            identity: identity?,
             directory: directory?,
             resellers,
             plugins: plugins.into_all(),

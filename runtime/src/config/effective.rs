@@ -94,6 +94,7 @@ impl Shower<'_> {
         single("queue", one("queue"), default::queue(settings));
         single("delivery", one("delivery"), default::delivery(settings));
         single("dns", one("dns"), default::dns(settings));
+        single("identity", one("identity"), default::identity(settings));
         single("log", one("log"), default::log(settings));
         single("plugins", one("plugins"), default::plugins(settings));
         single("chain", one("chain"), default::chain(settings));
@@ -110,6 +111,7 @@ impl Shower<'_> {
         list("user", &|_, element| default::user(settings, text_of(element, "login")));
         list("trusted_network", &|_, _| default::trusted_network());
         list("plugin", &|n, _| default::plugin(settings.plugins.get(n).map(AsRef::as_ref)));
+        list("blocklist", &|n, _| default::blocklist(settings.identity.blocklists.get(n).map(AsRef::as_ref)));
         Shown { sections }
     }
 

@@ -9,13 +9,14 @@ use super::source::Span;
 use super::suggest::did_you_mean;
 
 /// Every section, and whether it is a list.
-const SECTIONS: [(&str, bool); 16] = [
+const SECTIONS: [(&str, bool); 18] = [
     ("server", false),
     ("tls", false),
     ("spool", false),
     ("queue", false),
     ("delivery", false),
     ("dns", false),
+    ("identity", false),
     ("chain", false),
     ("plugins", false),
     ("log", false),
@@ -26,6 +27,7 @@ const SECTIONS: [(&str, bool); 16] = [
     ("user", true),
     ("trusted_network", true),
     ("plugin", true),
+    ("blocklist", true),
 ];
 /// Mistakes shown of one section.
 const MAX_MISTAKES: usize = 20;

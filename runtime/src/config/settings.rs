@@ -14,6 +14,7 @@ use ipnet::IpNet;
 pub use super::value::quantity::ByteSize;
 pub use super::value::secret::Secret;
 pub use super::value::word::{Grant, ListenerTls};
+use crate::dns::blocklist::BlockList;
 use crate::mail::TlsPolicy;
 use crate::pipeline::{Directions, OnFailure, Role, Scope};
 use crate::smtp::{Domain, Host, Mailbox};
@@ -32,6 +33,7 @@ pub struct Settings {
     /// Names differ.
     pub smart_hosts: Vec<SmartHost>,
     pub dns: Dns,
+    pub identity: Identity,
     pub directory: Directory,
     pub resellers: Vec<Arc<str>>,
     /// All that are declared, used or not. Names differ within a scope and from those of the scopes above it.
@@ -202,6 +204,29 @@ pub struct Dns {
     /// Use the system's servers (`/etc/resolv.conf`). False and no servers: there is no DNS.
     pub system: bool,
     pub timeout: Duration,
+}
+
+/// What DNS shall say of the gateway: its tenants' records are told and checked from it (R15, R26, R28, R31, R33).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Best first; at least one.
+    pub mx: Vec<MailExchange>,
+    /// Addresses that mail comes from, as others see them; empty: those that DNS has for the host name.
+    pub egress: Vec<IpAddr>,
+    /// SPF mechanisms that let our mail pass; at least one.
+    pub spf: Vec<String>,
+    /// Who gets aggregate reports of DMARC.
+    pub dmarc_reports: Option<Mailbox>,
+    /// Names differ.
+    pub blocklists: Vec<Arc<BlockList>>,
+    /// How often the running gateway asks them; `None`: never.
+    pub blocklist_interval: Option<Duration>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MailExchange {
+    pub preference: u16,
+    pub host: Domain,
 }
 
 #[derive(Debug, Clone, PartialEq)]

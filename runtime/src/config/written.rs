@@ -12,11 +12,12 @@ use toml::de::DeTable;
 
 use super::problem::Findings;
 use super::section;
-use super::value::name::{DnsServer, HostPort, Name, SenderPattern};
-use super::value::quantity::{ByteSize, Count, Port};
+use super::value::name::{DnsServer, HostPort, Name, SenderPattern, SpfMechanism};
+use super::value::quantity::{ByteSize, Count, Port, Preference};
 use super::value::secret::PasswordHash;
 use super::value::word::{Banner, Grant, LineEndsWord, ListenerTls, WrittenSource};
 use super::value::{At, text_or_table};
+use crate::dns::blocklist::Subjects;
 use crate::mail::TlsPolicy;
 use crate::pipeline::{Directions, OnFailure, Role, Scope};
 use crate::smtp::{Domain, Host, Mailbox};
@@ -30,6 +31,7 @@ pub struct Written {
     pub queue: Queue,
     pub delivery: Delivery,
     pub dns: Dns,
+    pub identity: Identity,
     pub chain: Chain,
     pub plugins: Plugins,
     pub log: Log,
@@ -40,6 +42,7 @@ pub struct Written {
     pub user: Vec<User>,
     pub trusted_network: Vec<TrustedNetwork>,
     pub plugin: Vec<Plugin>,
+    pub blocklist: Vec<Blocklist>,
 }
 
 impl Written {
@@ -52,6 +55,7 @@ impl Written {
             queue: section::one(&mut root, "queue", findings),
             delivery: section::one(&mut root, "delivery", findings),
             dns: section::one(&mut root, "dns", findings),
+            identity: section::one(&mut root, "identity", findings),
             chain: section::one(&mut root, "chain", findings),
             plugins: section::one(&mut root, "plugins", findings),
             log: section::one(&mut root, "log", findings),
@@ -62,6 +66,7 @@ impl Written {
             user: section::list(&mut root, "user", findings),
             trusted_network: section::list(&mut root, "trusted_network", findings),
             plugin: section::list(&mut root, "plugin", findings),
+            blocklist: section::list(&mut root, "blocklist", findings),
         };
         section::refuse_others(&root, findings);
         written
@@ -222,6 +227,49 @@ pub struct Dns {
     pub servers: Vec<At<DnsServer>>,
     pub system: Option<Spanned<bool>>,
     pub timeout: Option<At<Duration>>,
+}
+
+/// `[identity]`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Identity {
+    pub mx: Vec<Spanned<Exchange>>,
+    pub egress_addresses: Vec<At<IpAddr>>,
+    pub spf: Vec<At<SpfMechanism>>,
+    pub dmarc_reports: Option<At<Mailbox>>,
+    pub blocklist_interval: Option<At<Duration>>,
+}
+
+/// A host, or a table with its preference.
+pub enum Exchange {
+    Short(Domain),
+    Table(ExchangeTable),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExchangeTable {
+    pub host: At<Domain>,
+    pub preference: Option<Preference>,
+}
+
+impl<'de> Deserialize<'de> for Exchange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use super::value::FromText as _;
+        let what = "a host name, or a table with `host` and `preference`";
+        text_or_table(deserializer, what, |text| Domain::from_text(text).map(Self::Short), Self::Table)
+    }
+}
+
+/// `[[blocklist]]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Blocklist {
+    pub name: At<Name>,
+    pub zone: At<Domain>,
+    pub lists: Option<At<Subjects>>,
+    #[serde(default)]
+    pub codes: Vec<At<IpNet>>,
 }
 
 /// `[log]`.
