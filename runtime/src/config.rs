@@ -4,6 +4,7 @@
 //! stands there, [`check`] what it means. A mistake is shown with file, line, mark and, where there is one, a suggestion.
 //! This is the only module that reads the environment.
 
+pub mod builtin;
 mod check;
 pub mod effective;
 mod places;
@@ -92,6 +93,57 @@ mod tests {
             }
         }
         assert!(wrong.is_empty(), "these are shown differently now:\n{}", wrong.concat());
+    }
+
+    const SHORT: &str = "[server]\nhost_name = \"mx.example.net\"\nadministrators = [\"a@example.net\"]\n\
+        [[listener]]\nname = \"in\"\naddress = \"127.0.0.1:2525\"\nrole = \"inbound\"\n\
+        [spool]\ndirectory = \".\"\n";
+
+    fn of_text(text: &str, builtins: &[&str]) -> Result<Settings, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("postern.toml");
+        std::fs::write(&path, format!("{SHORT}{text}")).unwrap();
+        load(&path, builtins).map(|loaded| loaded.settings).map_err(|error| error.to_string())
+    }
+
+    fn all() -> Vec<&'static str> {
+        builtin::GRANTS.iter().map(|(name, _)| *name).collect()
+    }
+
+    #[test]
+    fn without_a_chain_it_is_the_default_one() {
+        let settings = of_text("", &all()).unwrap();
+        let chain = &settings.chains.platform;
+        let names: Vec<_> = chain.iter().map(|entry| &*entry.plugin.name).collect();
+        let default = ["access", "connection-policy", "sender-policy", "spf", "dkim", "dmarc", "recipients", "routing"];
+        assert_eq!(names, default);
+        let spf = chain.iter().find(|entry| &*entry.plugin.name == "spf").unwrap();
+        assert!(spf.exemptable && spf.directions == Directions::Inbound && spf.plugin.reuse);
+        assert!(spf.plugin.grants.iter().any(|grant| &*grant.0 == "authentication"));
+        // Its own entry changes one of them; an empty list is no chain.
+        let text = "[[plugin]]\nname = \"spf\"\nconfig = { fail = \"tag\" }\n";
+        let settings = of_text(text, &all()).unwrap();
+        let spf = settings.chains.platform.iter().find(|entry| &*entry.plugin.name == "spf").unwrap();
+        assert_eq!(spf.plugin.config["fail"], "tag");
+        assert_eq!(spf.plugin.source, PluginSource::Builtin("spf".into()));
+        assert!(spf.plugin.grants.iter().any(|grant| &*grant.0 == "authentication"));
+        assert_eq!(of_text("[chain]\nplatform = []\n", &all()).unwrap().chains.platform.len(), 0);
+    }
+
+    #[test]
+    fn a_built_in_plugin_need_not_be_declared() {
+        let text = "[chain]\nplatform = [\"access\"]\n[[tenant]]\nname = \"a\"\ndomains = [\"a.example\"]\n\
+            destination = \"mail.a.example\"\nchain = [\"greylist\"]\n";
+        let settings = of_text(text, &all()).unwrap();
+        let chain = settings.chains.tenants.get("a").unwrap();
+        assert_eq!((chain.len(), &*chain[0].plugin.name), (1, "greylist"));
+        // One of that name in the tenant's own scope beside the platform's would be told from it by nobody.
+        let text = "[[tenant]]\nname = \"a\"\ndomains = [\"a.example\"]\ndestination = \"mail.a.example\"\nchain = [\"spf\"]\n\
+            [[plugin]]\nname = \"spf\"\nscope = \"tenant:a\"\n";
+        let error = of_text(text, &all()).unwrap_err();
+        assert!(error.contains("`spf` is the name of a plugin of the platform"), "{error}");
+        let error = of_text("[[plugin]]\nname = \"own\"\n", &all()).unwrap_err();
+        assert!(error.contains("the plugin `own` has no `source`"), "{error}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A plugin becomes a [`Filter`](crate::pipeline::Filter); the pipeline knows no more of it, and the host knows nothing
 //! of sessions and sockets.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use crate::pipeline::{Failure, Scope};
 mod abi;
 mod account;
 mod breaker;
+pub mod calendar;
 pub mod capability;
 pub mod component;
 pub mod counter;
@@ -40,13 +41,20 @@ mod pool;
 mod state;
 mod statistics;
 mod stopwatch;
+pub mod store;
 pub mod table;
+pub mod unknown;
 
 pub use abi::VERSION;
 pub use account::{Account, Accounts, ScopeAccount, Used};
 pub use breaker::{BreakerSettings, BreakerState};
 pub use capability::Services;
+pub use capability::absent::Absent;
+pub use capability::authentication::{self, Authenticator, Subject};
+pub use capability::call_ahead::{self, CallAhead};
 pub use capability::dns::{self, NameService};
+pub use capability::scan::{self, Scanners};
+pub use capability::signing::{self, Keys};
 pub use component::cache::CacheError;
 pub use component::compile::{CompileError, Compiler, SUBCOMMAND, compile_child_main};
 pub use component::inspect::{Findings, inspect};
@@ -116,6 +124,8 @@ pub struct PluginSettings {
     pub grants: Vec<String>,
     /// The tables that it may look into, by the names that it knows them under.
     pub tables: Arc<Tables>,
+    /// The scanners that it may ask, by their names in config.
+    pub scanners: BTreeSet<Arc<str>>,
     pub limits: Limits,
     /// Keep instances warm between calls. The contract says that a plugin keeps nothing between calls; this trusts it.
     pub reuse: bool,
@@ -136,7 +146,7 @@ pub enum LoadError {
     #[error("`{0}` is no name for a plugin: 1 to 64 characters of a-z, 0-9, -, _, .")]
     Name(String),
     #[error(
-        "there is no grant `{0}`: metrics, clock, dns, tables, counters, recipients, route:mx, route:host, route:NAME"
+        "there is no grant `{0}`: metrics, clock, dns, tables, counters, store, authentication, signing, scan, call-ahead, recipients, route:mx, route:host, route:NAME"
     )]
     UnknownGrant(String),
     #[error("limit {name} = {value} is above the gateway's own, {max}")]
@@ -272,9 +282,11 @@ impl Host {
         Ok(Environment {
             name: settings.name.clone(),
             scope: settings.scope.to_string(),
+            owner: settings.scope.clone(),
             config,
             grants: Grants::new(settings.grants.iter().cloned()).map_err(LoadError::UnknownGrant)?,
             tables: settings.tables.clone(),
+            scanners: settings.scanners.clone(),
             services: self.services.clone(),
             look_ups: self.look_ups.quota(&settings.scope, dns::MAX_LOOK_UPS),
             metric_names: self.metric_names(&settings.name),

@@ -5,17 +5,21 @@
 pub mod body;
 pub mod date;
 pub mod envelope;
+pub mod evidence;
 pub mod header;
 pub mod id;
 pub mod mime;
 pub mod route;
+pub mod signature;
 
 pub use body::{Body, BodyWriter};
 pub use date::date;
 pub use envelope::{BodyType, Envelope, Notify, Recipient, Ret};
+pub use evidence::Evidence;
 pub use header::{Field, Header};
 pub use id::MessageId;
 pub use route::{Route, TlsPolicy};
+pub use signature::{SignatureKind, SignatureRequest};
 
 use crate::smtp::Mailbox;
 
@@ -52,4 +56,7 @@ pub struct Mail {
     pub route: Option<Route>,
     /// Recipients that go elsewhere, each at most once; set at `deliver`, else empty.
     pub recipient_routes: Vec<(Mailbox, Route)>,
+    /// What it shall be signed with before it leaves; set at `deliver`, else empty.
+    pub signatures: Vec<SignatureRequest>,
+    pub evidence: std::sync::Arc<Evidence>,
 }

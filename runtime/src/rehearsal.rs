@@ -23,7 +23,10 @@ use self::recorder::{Hook, LogLine, Recorder, Timeline, Void};
 use self::script::{Script, Step, matches};
 use self::wire::{ClientEnd, wire};
 use self::zone::Zone;
-use crate::host::{self, Compiler, Counters, Host, HostError, Inspection, LoadError, PluginSettings};
+use jiff::tz::TimeZone;
+
+use crate::host::calendar::Calendar;
+use crate::host::{self, Compiler, Host, HostError, Inspection, LoadError, PluginSettings};
 use crate::log::EventLog;
 use crate::mail::{Mail, Route};
 use crate::metrics::Metrics;
@@ -120,12 +123,13 @@ pub async fn run(rehearsal: Rehearsal) -> Result<Report, RehearsalError> {
     let (log, receiver) = EventLog::new(metrics.clone());
     let timeline = Arc::new(Timeline::new(receiver));
     let now = rehearsal.now;
-    let services = host::Services {
-        log: log.clone(),
-        metrics: metrics.clone(),
-        names: Arc::new(rehearsal.zone.clone()),
-        counters: Arc::new(Counters::new(Arc::new(move || now))),
-    };
+    let services = host::Services::new(
+        log.clone(),
+        metrics.clone(),
+        Arc::new(rehearsal.zone.clone()),
+        Arc::new(move || now),
+        Calendar::new(TimeZone::UTC),
+    );
     let settings = host::Settings {
         compiler: rehearsal.compiler.clone(),
         cache: rehearsal.cache.clone(),
@@ -350,6 +354,8 @@ impl Play {
                 tags: accepted.tags.clone(),
                 route: accepted.route.clone(),
                 recipient_routes: Vec::new(),
+                signatures: Vec::new(),
+                evidence: Default::default(),
             };
             let prepared = preparation.prepare(mail, &accepted).await;
             match prepared.verdict {

@@ -42,11 +42,14 @@ use self::preparation::Preparation;
 use self::status::Facts;
 use self::supervisor::Supervisor;
 use self::tls::Certificates;
+use jiff::tz::TimeZone;
+
 use crate::cli;
 use crate::config::Settings;
 use crate::delivery::{Delivery, TlsSetupError};
 use crate::dns::{NoServers, Resolver};
-use crate::host::{self, Compiler, Counters, Host, HostError};
+use crate::host::calendar::Calendar;
+use crate::host::{self, Compiler, Host, HostError};
 use crate::log::{EventLog, Record};
 use crate::metrics::Metrics;
 use crate::pipeline::{Chains, Clerk, Direction, Event, Stage};
@@ -381,12 +384,13 @@ fn standing(spool: &SegmentSpool, metrics: &Metrics) -> String {
 }
 
 fn services(clerk: &Clerk, resolver: Resolver) -> host::Services {
-    host::Services {
-        log: clerk.log.clone(),
-        metrics: clerk.metrics.clone(),
-        names: Arc::new(Names(resolver)),
-        counters: Arc::new(Counters::new(host::counter::system_clock())),
-    }
+    host::Services::new(
+        clerk.log.clone(),
+        clerk.metrics.clone(),
+        Arc::new(Names(resolver)),
+        host::counter::system_clock(),
+        Calendar::new(TimeZone::system()),
+    )
 }
 
 /// Every plugin of the mail's scopes that wants to know.

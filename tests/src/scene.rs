@@ -42,6 +42,10 @@ impl Scene {
             ("other", Sink::start().await.map_err(text)?),
         ]);
         let mut config = config.replace("{directory}", &directory.display().to_string());
+        // Without a chain it would be the default one: eight plugins to compile.
+        if !config.contains("[chain]") {
+            config += "\n[chain]\nplatform = []\n";
+        }
         for (name, sink) in &sinks {
             config = config.replace(&format!("{{{name}}}"), &sink.address.port().to_string());
         }

@@ -67,7 +67,12 @@ impl Checker<'_> {
             smart_hosts: smart_host_names,
             open: false,
         };
-        let plugins = self.plugins(written.plugin, &names);
+        let mut plugins = self.plugins(written.plugin, &names);
+        let of_platform = written.chain.platform.iter().flatten();
+        let of_resellers = written.reseller.iter().flat_map(|reseller| &reseller.chain);
+        let of_tenants = written.tenant.iter().flat_map(|tenant| &tenant.chain);
+        let default = written.chain.platform.is_none();
+        self.undeclared(of_platform.chain(of_resellers).chain(of_tenants), default, &mut plugins);
         let chains = self.chains(&written.chain, &written.reseller, &written.tenant, &plugins);
         let resellers = written.reseller.iter().map(|reseller| reseller.name.value.0.clone()).collect();
         let directory =

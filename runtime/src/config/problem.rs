@@ -105,8 +105,9 @@ impl Finding {
         self
     }
 
-    pub fn also(&mut self, span: Span, note: &str) -> &mut Self {
-        self.places.push((span, note.to_owned()));
+    /// Shows another place, where there is one.
+    pub fn also(&mut self, span: impl Into<Option<Span>>, note: &str) -> &mut Self {
+        self.places.extend(span.into().map(|span| (span, note.to_owned())));
         self
     }
 }

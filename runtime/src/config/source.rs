@@ -281,7 +281,7 @@ fn merge<'i>(into: &mut DeTable<'i>, from: DeTable<'i>, top: bool, findings: &mu
         if !appends && !joins {
             findings
                 .push_error(Some(key.span().into()), format!("`{}` is set twice", key.get_ref()))
-                .also(first_key.into(), "first here");
+                .also(Span::from(first_key), "first here");
             continue;
         }
         match (into.get_mut(key.get_ref().as_ref()).map(Spanned::get_mut), value.into_inner()) {

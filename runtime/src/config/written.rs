@@ -353,13 +353,12 @@ pub struct TrustedNetwork {
 #[serde(deny_unknown_fields)]
 pub struct Plugin {
     pub name: At<Name>,
-    pub source: At<WrittenSource>,
+    pub source: Option<At<WrittenSource>>,
     pub scope: Option<At<Scope>>,
     #[serde(default)]
     pub available: bool,
     pub config: Option<Spanned<toml::Table>>,
-    #[serde(default)]
-    pub grants: Vec<At<Grant>>,
+    pub grants: Option<Vec<At<Grant>>>,
     /// Names are free, so the files of a table are looked up by the name that the plugin uses.
     #[serde(default)]
     pub tables: std::collections::BTreeMap<String, At<PathBuf>>,
@@ -406,7 +405,7 @@ pub struct Limits {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Chain {
-    pub platform: Vec<Spanned<ChainEntry>>,
+    pub platform: Option<Vec<Spanned<ChainEntry>>>,
 }
 
 /// `"plugin"`, or a table.

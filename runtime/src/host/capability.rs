@@ -3,10 +3,17 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::counter::Counters;
+use self::absent::Absent;
+use super::calendar::Calendar;
+use super::counter::{Counters, WallClock};
+use super::store::Store;
+use super::unknown::UnknownRecipients;
 use crate::log::EventLog;
 use crate::metrics::Metrics;
 
+pub mod absent;
+pub mod authentication;
+pub mod call_ahead;
 pub mod clock;
 pub mod config;
 pub mod counters;
@@ -15,7 +22,10 @@ pub(super) mod edit;
 pub(super) mod log;
 pub(super) mod message;
 pub mod metrics;
+pub mod scan;
 pub mod session;
+pub mod signing;
+pub mod store;
 pub mod tables;
 
 /// What stands behind the interfaces.
@@ -25,12 +35,46 @@ pub struct Services {
     pub metrics: Arc<Metrics>,
     pub names: Arc<dyn dns::NameService>,
     pub counters: Arc<Counters>,
+    pub store: Arc<Store>,
+    pub calendar: Calendar,
+    pub unknown_recipients: Arc<UnknownRecipients>,
+    pub authenticator: Arc<dyn authentication::Authenticator>,
+    pub keys: Arc<dyn signing::Keys>,
+    pub scanners: Arc<dyn scan::Scanners>,
+    pub call_ahead: Arc<dyn call_ahead::CallAhead>,
+}
+
+impl Services {
+    /// With nobody to ask about senders, keys, scanners and mailboxes.
+    pub fn new(
+        log: EventLog,
+        metrics: Arc<Metrics>,
+        names: Arc<dyn dns::NameService>,
+        clock: WallClock,
+        calendar: Calendar,
+    ) -> Self {
+        let counters = Arc::new(Counters::new(clock.clone()));
+        Self {
+            log,
+            metrics,
+            names,
+            unknown_recipients: Arc::new(UnknownRecipients::new(counters.clone(), calendar.clone())),
+            counters,
+            store: Arc::new(Store::new(clock)),
+            calendar,
+            authenticator: Arc::new(Absent),
+            keys: Arc::new(Absent),
+            scanners: Arc::new(Absent),
+            call_ahead: Arc::new(Absent),
+        }
+    }
 }
 
 /// Interfaces that every plugin may import.
 pub(super) const FREE: [&str; 5] = ["types", "session", "message", "config", "log"];
 /// Interfaces that need a grant of their name.
-pub(super) const GRANTED: [&str; 5] = ["metrics", "clock", "dns", "tables", "counters"];
+pub(super) const GRANTED: [&str; 10] =
+    ["metrics", "clock", "dns", "tables", "counters", "store", "authentication", "signing", "scan", "call-ahead"];
 
 /// Adding recipients makes a plugin a relay for anyone.
 pub(super) const RECIPIENTS: &str = "recipients";

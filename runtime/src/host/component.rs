@@ -306,7 +306,7 @@ mod tests {
         );
         assert!(text(contract.add_export("postern:plugin/on-vrfy@0.1.0")).contains("exports postern:plugin/on-vrfy"));
         assert!(text(contract.add_import("postern:plugin/dns@9.0.0")).contains("imports dns@9.0.0"));
-        assert!(text(contract.add_import("postern:plugin/scan@0.1.0")).contains("imports postern:plugin/scan"));
+        assert!(text(contract.add_import("postern:plugin/vault@0.1.0")).contains("imports postern:plugin/vault"));
         assert!(text(contract.add_import("wasi:cli/environment@0.2.6")).contains("no files"));
         assert!(text(contract.add_import("acme:x/y")).contains("acme:x/y"));
         contract.add_import("postern:plugin/dns@0.1.0").unwrap();

@@ -77,7 +77,23 @@ impl Counters {
         let seconds = seconds.clamp(1, MAX_SECONDS);
         let length = u64::from(seconds) * 1000;
         let end = (now / length + 1).saturating_mul(length);
-        let name = (checked(key)?, seconds);
+        self.count(scope, plugin, (checked(key)?, seconds), by, now, end)
+    }
+
+    /// The same for a window that ends then, as a day does.
+    pub fn add_until(&self, scope: &str, plugin: &str, key: &str, by: u64, end: u64) -> Result<u64, Full> {
+        self.count(scope, plugin, (checked(key)?, 0), by, self.now(), end)
+    }
+
+    fn count(
+        &self,
+        scope: &str,
+        plugin: &str,
+        name: (Box<str>, u32),
+        by: u64,
+        now: u64,
+        end: u64,
+    ) -> Result<u64, Full> {
         let scope = self.scope(scope);
         let mut scope = scope.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(window) = scope.plugins.get_mut(plugin).and_then(|counts| counts.windows.get_mut(&name)) {

@@ -6,11 +6,16 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
+use super::authentication::{Authenticator, Subject};
+use super::call_ahead::{CallAhead, Presence};
 use super::dns::{Answer, DnsError, Lookup, NameService, Question, RecordType};
-use super::guest::{Bench, Guest, Names, bench_with, call, call_at, settings, small};
-use super::{PluginSettings, Settings};
-use crate::mail::{Body, BodyWriter, Mail, Recipient, Route};
-use crate::pipeline::{self, Call, ClientName, Edit, Filter as _, Position, Stage};
+use super::guest::{Bench, Guest, Names, bench_of, bench_with, call, call_at, settings, small};
+use super::signing::Keys;
+use super::{Limits, PluginSettings, Settings};
+use crate::mail::evidence::{ArcChain, Dmarc, Origin, Signature, Spf, SpfIdentity};
+use crate::mail::{Body, BodyWriter, Mail, Recipient, Route, SignatureKind, SignatureRequest};
+use crate::pipeline::{self, Call, ClientName, Edit, Filter as _, Position, Scope, Stage};
+use crate::smtp::{Domain, Mailbox};
 
 /// Where results come back to, and where texts of the test stand.
 const RESULT: u32 = 4096;
@@ -377,6 +382,124 @@ async fn counters_outlast_the_call_and_clock_is_coarse() {
     };
     run(&bench, script(3), call_at(Stage::Connect)).await;
     run(&bench, script(6), call_at(Stage::Connect)).await;
+}
+
+#[tokio::test]
+async fn the_store_outlasts_the_call() {
+    let bench = Bench::new();
+    let store = |script: Script| {
+        script
+            .import("store", "read", "read", "i32 i32 i32")
+            .import("store", "write", "write", "i32 i32 i32 i32 i32 i32")
+            .import("store", "remove", "remove", "i32 i32")
+    };
+    let writes = store(Script::new())
+        .call("read", "{} (i32.const 4096)", &[b"k"])
+        .octet(RESULT, 0)
+        .call("write", "{} {} (i32.const 60) (i32.const 4096)", &[b"k", b"value"])
+        .octet(RESULT, 0)
+        .call("write", "{} {} (i32.const 60) (i32.const 4096)", &[b"", b"value"])
+        .octet(RESULT, 1)
+        .octet(RESULT + 1, 0);
+    let reads = store(Script::new())
+        .call("read", "{} (i32.const 4096)", &[b"k"])
+        .octet(RESULT, 1)
+        .octets(&at(RESULT + 4), b"value")
+        .call("remove", "{}", &[b"k"])
+        .call("read", "{} (i32.const 4096)", &[b"k"])
+        .octet(RESULT, 0);
+    for script in [writes, reads] {
+        run(&bench, granted(script.at(Stage::Connect), &["store"]), call_at(Stage::Connect)).await;
+    }
+}
+
+/// One key of `example.com`, for the tenant `acme` alone.
+struct OneKey;
+
+impl Keys for OneKey {
+    fn selectors(&self, scope: &Scope, domain: &Domain) -> Option<Vec<Box<str>>> {
+        match (scope, domain.as_str()) {
+            (Scope::Tenant(tenant), "example.com") if &**tenant == "acme" => Some(vec!["s1".into()]),
+            (_, "example.org") => Some(Vec::new()),
+            _ => None,
+        }
+    }
+}
+
+#[tokio::test]
+async fn signatures_are_asked_for_with_keys_of_ones_own() {
+    const STAGE: u8 = 0;
+    const NO_KEY: u8 = 1;
+    const DENIED: u8 = 2;
+    let params = "i32 i32 i32 i32 i32 i32";
+    let sign = |script: Script, domain: &[u8], selector: &[u8]| {
+        script.call("sign", "(local.get $message) {} {} (i32.const 4096)", &[domain, selector])
+    };
+    let script = || Script::new().import("signing", "sign", "sign", params);
+    let asked = sign(script(), b"Example.com", b"s1").octet(RESULT, 0);
+    let asked = sign(asked, b"example.com", b"s1").octet(RESULT, 0);
+    let asked = sign(asked, b"example.com", b"s2").octet(RESULT, 1).octet(RESULT + 1, NO_KEY);
+    let asked = sign(asked, b"example.org", b"s1").octet(RESULT, 1).octet(RESULT + 1, NO_KEY);
+    let asked = sign(asked, b"other.example", b"s1").octet(RESULT, 1).octet(RESULT + 1, DENIED);
+    let bench = bench_of(|services| services.keys = Arc::new(OneKey));
+    let edits = run(&bench, granted(asked.at(Stage::Deliver), &["signing"]), call_at(Stage::Deliver)).await.edits;
+    let [Edit::Sign(SignatureRequest { kind: SignatureKind::Dkim, domain, selector })] = edits.as_slice() else {
+        panic!("{edits:?}")
+    };
+    assert_eq!((domain.as_str(), &**selector), ("example.com", "s1"));
+    let early = sign(script(), b"example.com", b"s1").octet(RESULT, 1).octet(RESULT + 1, STAGE);
+    run(&bench, granted(early.at(Stage::Data), &["signing"]), call_at(Stage::Data)).await;
+}
+
+#[tokio::test]
+async fn what_nobody_says_in_time_is_no_answer() {
+    const TEMPERROR: u8 = 6;
+    const UNAVAILABLE: u8 = 2;
+    let limits = Limits { wall: std::time::Duration::from_millis(500), ..Limits::default() };
+    let script = Script::new()
+        .import("authentication", "spf-mail-from", "spf", "i32 i32 i32")
+        .import("call-ahead", "recipient", "recipient", "i32 i32 i32 i32 i32")
+        .call("spf", "(local.get $session) (local.get $message) (i32.const 4096)", &[])
+        .octet(RESULT, 0)
+        .octet(RESULT + 4, TEMPERROR)
+        .call("recipient", "{} {} (i32.const 4096)", &[b"a", b"example.com"])
+        .octet(RESULT, UNAVAILABLE);
+    let plugin = granted(script.at(Stage::MailFrom), &["authentication", "call-ahead"]);
+    let bench = bench_of(|services| {
+        services.authenticator = Arc::new(Mute);
+        services.call_ahead = Arc::new(Mute);
+    });
+    run(&bench, PluginSettings { limits, ..plugin }, call_at(Stage::MailFrom)).await;
+}
+
+/// Whoever asks it waits for ever.
+struct Mute;
+
+impl Authenticator for Mute {
+    fn service_id(&self) -> Arc<str> {
+        Arc::from("mx.example.com")
+    }
+    fn origin(&self, _: Subject) -> Lookup<'_, Option<Origin>> {
+        Box::pin(std::future::pending())
+    }
+    fn spf(&self, _: Subject, _: SpfIdentity) -> Lookup<'_, Option<Spf>> {
+        Box::pin(std::future::pending())
+    }
+    fn dkim(&self, _: Subject) -> Lookup<'_, Option<Arc<[Signature]>>> {
+        Box::pin(std::future::pending())
+    }
+    fn dmarc(&self, _: Subject) -> Lookup<'_, Option<Dmarc>> {
+        Box::pin(std::future::pending())
+    }
+    fn arc(&self, _: Subject) -> Lookup<'_, Option<ArcChain>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+impl CallAhead for Mute {
+    fn recipient(&self, _: Arc<Mail>, _: Mailbox) -> Lookup<'_, Presence> {
+        Box::pin(std::future::pending())
+    }
 }
 
 #[tokio::test]

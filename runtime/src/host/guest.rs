@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::calendar::Calendar;
 use super::dns::{Answer, DnsError, Lookup, NameService, Question};
-use super::{Counters, Host, Limits, LoadError, Plugin, PluginSettings, Services, Settings, Tables, counter};
+use super::{Host, Limits, LoadError, Plugin, PluginSettings, Services, Settings, Tables, counter};
 use crate::log::{EventLog, Record};
 use crate::mail::{Body, Envelope, Header, Mail, Message, MessageId, Recipient};
 use crate::metrics::Metrics;
@@ -179,10 +180,20 @@ pub fn bench(settings: Settings, names: Names) -> Bench {
 }
 
 pub fn bench_with(settings: Settings, names: Arc<dyn NameService>) -> Bench {
+    made(settings, names, |_| {})
+}
+
+/// With other services than nobody.
+pub fn bench_of(change: impl FnOnce(&mut Services)) -> Bench {
+    made(small(), Arc::new(Names::Nobody), change)
+}
+
+fn made(settings: Settings, names: Arc<dyn NameService>, change: impl FnOnce(&mut Services)) -> Bench {
     let metrics = Arc::new(Metrics::new().unwrap());
     let (log, events) = EventLog::new(metrics.clone());
-    let services =
-        Services { log, metrics: metrics.clone(), names, counters: Arc::new(Counters::new(counter::system_clock())) };
+    let calendar = Calendar::new(jiff::tz::TimeZone::UTC);
+    let mut services = Services::new(log, metrics.clone(), names, counter::system_clock(), calendar);
+    change(&mut services);
     Bench { host: Host::new(settings, services).unwrap(), metrics, events }
 }
 
@@ -205,6 +216,7 @@ pub fn settings(source: Arc<[u8]>) -> PluginSettings {
         config: serde_json::Value::Null,
         grants: Vec::new(),
         tables: Arc::default(),
+        scanners: Default::default(),
         limits: Limits::default(),
         reuse: false,
     }
@@ -253,6 +265,8 @@ pub fn call(stage: Stage, content: Option<&str>) -> Call {
         tags: Vec::new(),
         route: None,
         recipient_routes: Vec::new(),
+        signatures: Vec::new(),
+        evidence: Default::default(),
     };
     Call {
         stage,

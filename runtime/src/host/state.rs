@@ -1,6 +1,6 @@
 //! What the host keeps for one instance, and for the call that it is answering.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,17 +13,20 @@ use super::permit::Quota;
 use super::stopwatch;
 use super::table::Tables;
 use crate::mail::{Mail, MessageId};
-use crate::pipeline::{Call, Capability, Cause, Exemption, Notes, SessionFacts, Stage};
+use crate::pipeline::{Call, Capability, Cause, Exemption, Notes, Scope, SessionFacts, Stage};
 
 /// What a plugin is and may do; the same for all its instances.
 pub(super) struct Environment {
     pub name: Arc<str>,
     /// As text: `platform`, `reseller:NAME` or `tenant:NAME`.
     pub scope: String,
+    pub owner: Scope,
     /// JSON.
     pub config: String,
     pub grants: Grants,
     pub tables: Arc<Tables>,
+    /// Scanners that it may ask.
+    pub scanners: BTreeSet<Arc<str>>,
     pub services: Services,
     /// Questions to the resolver that all its calls have under way.
     pub look_ups: Quota,

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use crate::mail::{Body, Field, Mail, Recipient, Route};
+use crate::mail::{Body, Field, Mail, Recipient, Route, SignatureRequest};
 use crate::smtp::{Mailbox, ReversePath};
 
 #[derive(Debug, Clone)]
@@ -26,6 +26,8 @@ pub enum Edit {
     /// Nothing happens when there is no such recipient.
     SetRecipientRoute(Mailbox, Route),
     AddTag(String),
+    /// At `deliver`; asked for twice, it is made once.
+    Sign(SignatureRequest),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +58,11 @@ impl Edit {
             }
             (Self::SetRoute(route), _) => mail.route = Some(route),
             (Self::SetRecipientRoute(mailbox, route), _) => set_recipient_route(mail, mailbox, route),
+            (Self::Sign(request), _) => {
+                if !mail.signatures.contains(&request) {
+                    mail.signatures.push(request);
+                }
+            }
             (Self::AddTag(tag), _) => {
                 if !mail.tags.contains(&tag) {
                     mail.tags.push(tag);
@@ -93,6 +100,8 @@ mod tests {
             tags: Vec::new(),
             route: None,
             recipient_routes: Vec::new(),
+            signatures: Vec::new(),
+            evidence: Default::default(),
         };
         mail.envelope.recipients = ["a@x.org", "b@x.org"].map(|to| Recipient::new(mailbox(to))).into();
         for (edit, expected) in [

@@ -102,10 +102,15 @@ pub enum Capability {
     Dns,
     Tables,
     Counters,
+    Store,
+    Authentication,
+    Signing,
+    Scan,
+    CallAhead,
 }
 
 impl Capability {
-    pub const COUNT: usize = 9;
+    pub const COUNT: usize = 14;
     pub const ALL: [Self; Self::COUNT] = [
         Self::Session,
         Self::Message,
@@ -116,6 +121,11 @@ impl Capability {
         Self::Dns,
         Self::Tables,
         Self::Counters,
+        Self::Store,
+        Self::Authentication,
+        Self::Signing,
+        Self::Scan,
+        Self::CallAhead,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -129,6 +139,11 @@ impl Capability {
             Self::Dns => "dns",
             Self::Tables => "tables",
             Self::Counters => "counters",
+            Self::Store => "store",
+            Self::Authentication => "authentication",
+            Self::Signing => "signing",
+            Self::Scan => "scan",
+            Self::CallAhead => "call-ahead",
         }
     }
 }

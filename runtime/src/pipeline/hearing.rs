@@ -474,6 +474,8 @@ mod tests {
             tags: Vec::new(),
             route: None,
             recipient_routes: Vec::new(),
+            signatures: Vec::new(),
+            evidence: Default::default(),
         };
         Hearing {
             chains: Arc::new(chains),

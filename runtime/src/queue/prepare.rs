@@ -174,6 +174,8 @@ impl Queue {
             tags: kept.accepted.tags.clone(),
             route: kept.accepted.route.clone(),
             recipient_routes: Vec::new(),
+            signatures: Vec::new(),
+            evidence: Default::default(),
         };
         let prepared = self.prepare.prepare(mail, &kept.accepted).await;
         self.story.prepared(kept.id, &prepared);

@@ -32,7 +32,8 @@ impl Services for Acceptance {
 
 pub(crate) fn new_mail(copy: Accepted, arrival: jiff::Timestamp) -> Option<NewMail> {
     // Routes of single recipients are chosen at `deliver`.
-    let Mail { id, tenant, envelope, message, tags, route, recipient_routes: _ } = copy.mail;
+    let Mail { id, tenant, envelope, message, tags, route, recipient_routes: _, signatures: _, evidence: _ } =
+        copy.mail;
     let accepted = queue::Accepted {
         tenant,
         tags,

@@ -8,6 +8,7 @@ pub mod rack;
 pub mod record;
 pub mod registry;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub use effective::{Effective, Key, Tolerated};
@@ -79,6 +80,7 @@ pub fn to_load(plugin: &settings::Plugin, source: Arc<[u8]>, tables: Arc<Tables>
         config: plugin.config.clone(),
         grants: plugin.grants.iter().map(|grant| grant.0.to_string()).collect(),
         tables,
+        scanners: BTreeSet::new(),
         limits: limits(&plugin.limits),
         reuse: plugin.reuse,
     }
@@ -103,4 +105,21 @@ fn limits(written: &settings::Limits) -> Limits {
 
 fn count(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::builtin::GRANTS;
+
+    /// Else a config that says nothing of grants would not load, or would grant more than is needed.
+    #[test]
+    fn built_in_plugins_are_granted_what_they_import() {
+        for (name, source) in builtin::PLUGINS {
+            let needed = crate::host::inspect(source).unwrap().needs_grants;
+            let granted = GRANTS.iter().find(|(known, _)| known == name);
+            assert_eq!(granted.map(|(_, grants)| grants.to_vec()).unwrap_or_default(), needed, "{name}");
+        }
+        assert!(GRANTS.is_sorted());
+    }
 }

@@ -45,6 +45,8 @@ impl Transaction {
             tags: Vec::new(),
             route: None,
             recipient_routes: Vec::new(),
+            signatures: Vec::new(),
+            evidence: Default::default(),
         };
         Self {
             snapshot,

@@ -8,3 +8,8 @@ use crate::sys;
 pub fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(sys::now())
 }
+
+/// When the next day begins in the gateway's time zone.
+pub fn next_day() -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(sys::next_day())
+}

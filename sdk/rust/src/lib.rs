@@ -63,6 +63,8 @@ macro_rules! from_text {
 }
 
 pub mod address;
+pub mod authentication;
+pub mod call_ahead;
 pub mod clock;
 pub mod config;
 pub mod counters;
@@ -73,7 +75,10 @@ pub mod message;
 pub mod metrics;
 pub mod network;
 pub mod plugin;
+pub mod scan;
 pub mod session;
+pub mod signing;
+pub mod store;
 pub mod tables;
 pub mod verdict;
 

@@ -114,6 +114,10 @@ impl<'a> Message<'a> {
         Self { raw }
     }
 
+    pub(crate) fn raw(&self) -> &'a sys::Message {
+        self.raw
+    }
+
     /// The name of this mail in spool and log.
     pub fn id(&self) -> String {
         self.raw.id()

@@ -76,6 +76,10 @@ impl<'a> Session<'a> {
         Self { raw }
     }
 
+    pub(crate) fn raw(&self) -> &'a sys::Session {
+        self.raw
+    }
+
     /// The name of this session in the log.
     pub fn id(&self) -> String {
         self.raw.id()
@@ -129,6 +133,12 @@ impl<'a> Session<'a> {
     /// The user, after AUTH.
     pub fn login(&self) -> Option<String> {
         self.raw.login()
+    }
+
+    /// Recipients that this client's address (IPv6: its /64) has named today and that were refused in the end because they
+    /// don't exist (`5.1.1`); from all sessions and tenants. The day begins in the gateway's time zone.
+    pub fn unknown_recipients(&self) -> u32 {
+        self.raw.unknown_recipients()
     }
 
     /// Lifts the refusals of the test (plugin) of that name: said at `connect` and `helo` for this session, at `rcpt` for

@@ -17,8 +17,11 @@ use std::time::{Duration, SystemTime};
 pub use client::Client;
 pub use mail::{Edit, Mail};
 
+use crate::authentication::{Arc, Dmarc, Origin, Signature, Spf, SpfIdentity};
+use crate::call_ahead::Presence;
 use crate::dns::{Answer, DnsError, Exchange, Question, RecordType};
 use crate::plugin::{Plugin, check, instance};
+use crate::scan::{Assessment, ScanError};
 use crate::{Address, Event, Message, Recipient, Session, Verdict};
 use sys::Stage;
 use world::World;
@@ -143,6 +146,70 @@ impl Gateway {
     /// No more counters can be made.
     pub fn fill_counters(&self) {
         self.world.state().counters_full = true;
+    }
+
+    /// No more entries can be stored.
+    pub fn fill_store(&self) {
+        self.world.state().store_full = true;
+    }
+
+    /// Who has sent any mail, other than the client.
+    pub fn origin(self, origin: Origin) -> Self {
+        self.world.state().evidence.origin = Some(origin);
+        self
+    }
+
+    /// Of any mail; else there is no record. By its `identity`.
+    pub fn spf(self, spf: Spf) -> Self {
+        match spf.identity {
+            SpfIdentity::Helo => self.world.state().evidence.spf_helo = Some(spf),
+            SpfIdentity::MailFrom => self.world.state().evidence.spf_mail_from = Some(spf),
+        }
+        self
+    }
+
+    /// One more signature of any mail.
+    pub fn dkim(self, signature: Signature) -> Self {
+        self.world.state().evidence.dkim.push(signature);
+        self
+    }
+
+    /// Of any mail; else there is no record.
+    pub fn dmarc(self, dmarc: Dmarc) -> Self {
+        self.world.state().evidence.dmarc = Some(dmarc);
+        self
+    }
+
+    /// Of any mail; else there are no sets.
+    pub fn arc(self, arc: Arc) -> Self {
+        self.world.state().evidence.arc = Some(arc);
+        self
+    }
+
+    /// A key to sign with.
+    pub fn key(self, domain: &str, selector: &str) -> Self {
+        self.world.state().keys.entry(domain.to_ascii_lowercase()).or_default().push(selector.to_owned());
+        self
+    }
+
+    /// A granted scanner of kind `clamd`, and what it says of any mail.
+    pub fn virus(self, scanner: &str, found: Result<Option<&str>, ScanError>) -> Self {
+        let found = found.map(|name| name.map(str::to_owned));
+        self.world.state().viruses.insert(scanner.to_owned(), found);
+        self
+    }
+
+    /// A granted scanner of kind `rspamd`, and what it says of any mail.
+    pub fn assessment(self, scanner: &str, said: Result<Assessment, ScanError>) -> Self {
+        self.world.state().assessments.insert(scanner.to_owned(), said);
+        self
+    }
+
+    /// What the destination says of a mailbox; of any other it is unavailable.
+    pub fn presence(self, address: &str, presence: Presence) -> Self {
+        let address: Address = address.parse().unwrap_or_else(|error| panic!("{address}: {error}"));
+        self.world.state().presences.insert(address.to_string(), presence);
+        self
     }
 
     /// Loads the plugin: its config is checked.

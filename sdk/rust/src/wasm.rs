@@ -125,14 +125,22 @@ pub(crate) mod sys {
 
     use super::wit;
     use crate::Address;
+    use crate::authentication::{Arc, Dmarc, DmarcPolicy, Origin, Outcome, Signature, Spf, SpfIdentity};
+    use crate::call_ahead::Presence;
     use crate::counters::CountersFull;
     use crate::dns::{Answer, DnsError, Exchange, Question, RecordType};
+    use crate::scan::{Assessment, ScanError, Symbol};
+    use crate::signing::SigningError;
+    use crate::store::StoreError;
     use crate::tables::TableError;
     use crate::{ClientName, Direction, EditError, Field, Helo, Part, Position, ReadError, Role, Route, Tls};
-    pub(crate) use wit::clock::now;
+    pub(crate) use wit::authentication::service_id;
+    pub(crate) use wit::clock::{next_day, now};
     pub(crate) use wit::config::{json as config_json, name as config_name, scope as config_scope};
     pub(crate) use wit::counters::blocked as counter_blocked;
     pub(crate) use wit::metrics::add as metric_add;
+    pub(crate) use wit::signing::selectors as signing_selectors;
+    pub(crate) use wit::store::{read as store_read, remove as store_remove};
 
     thread_local! {
         /// One instance of the component has one instance of the plugin.
@@ -390,6 +398,133 @@ pub(crate) mod sys {
 
     pub(crate) fn counter_block(key: &str, until: u64) -> Result<(), CountersFull> {
         wit::counters::block(key, until).map_err(|_| CountersFull)
+    }
+
+    pub(crate) fn store_write(key: &str, value: &[u8], seconds: u32) -> Result<(), StoreError> {
+        wit::store::write(key, value, seconds).map_err(|error| match error {
+            wit::store::StoreError::TooBig => StoreError::TooBig,
+            wit::store::StoreError::Full => StoreError::Full,
+        })
+    }
+
+    fn outcome(outcome: wit::authentication::Outcome) -> Outcome {
+        match outcome {
+            wit::authentication::Outcome::None => Outcome::None,
+            wit::authentication::Outcome::Pass => Outcome::Pass,
+            wit::authentication::Outcome::Fail => Outcome::Fail,
+            wit::authentication::Outcome::Softfail => Outcome::Softfail,
+            wit::authentication::Outcome::Neutral => Outcome::Neutral,
+            wit::authentication::Outcome::Policy => Outcome::Policy,
+            wit::authentication::Outcome::Temperror => Outcome::Temperror,
+            wit::authentication::Outcome::Permerror => Outcome::Permerror,
+        }
+    }
+
+    pub(crate) fn origin(session: &Session, message: &Message) -> Result<Origin, ReadError> {
+        let origin = wit::authentication::origin(session, message).map_err(read_error)?;
+        Ok(Origin { address: ip(origin.address), helo: origin.helo, relayed: origin.relayed })
+    }
+
+    pub(crate) fn spf(session: &Session, message: &Message, identity: SpfIdentity) -> Result<Spf, ReadError> {
+        let spf = match identity {
+            SpfIdentity::Helo => wit::authentication::spf_helo(session, message),
+            SpfIdentity::MailFrom => wit::authentication::spf_mail_from(session, message),
+        };
+        let spf = spf.map_err(read_error)?;
+        let identity = match spf.identity {
+            wit::authentication::SpfIdentity::Helo => SpfIdentity::Helo,
+            wit::authentication::SpfIdentity::MailFrom => SpfIdentity::MailFrom,
+        };
+        let (domain, reason, explanation) = (spf.domain, spf.reason, spf.explanation);
+        Ok(Spf { outcome: outcome(spf.outcome), identity, domain, reason, explanation })
+    }
+
+    pub(crate) fn dkim(message: &Message) -> Result<Vec<Signature>, ReadError> {
+        let signature = |signature: wit::authentication::DkimResult| Signature {
+            outcome: outcome(signature.outcome),
+            domain: signature.domain,
+            selector: signature.selector,
+            identity: signature.identity,
+            algorithm: signature.algorithm,
+            value: signature.value,
+            testing: signature.testing,
+            reason: signature.reason,
+        };
+        Ok(wit::authentication::dkim(message).map_err(read_error)?.into_iter().map(signature).collect())
+    }
+
+    pub(crate) fn dmarc(session: &Session, message: &Message) -> Result<Dmarc, ReadError> {
+        let dmarc = wit::authentication::dmarc(session, message).map_err(read_error)?;
+        let policy = match dmarc.policy {
+            wit::authentication::DmarcPolicy::None => DmarcPolicy::None,
+            wit::authentication::DmarcPolicy::Quarantine => DmarcPolicy::Quarantine,
+            wit::authentication::DmarcPolicy::Reject => DmarcPolicy::Reject,
+        };
+        Ok(Dmarc {
+            outcome: outcome(dmarc.outcome),
+            domain: dmarc.domain,
+            policy_domain: dmarc.policy_domain,
+            policy,
+            spf_aligned: dmarc.spf_aligned,
+            dkim_aligned: dmarc.dkim_aligned,
+            reason: dmarc.reason,
+        })
+    }
+
+    pub(crate) fn arc(message: &Message) -> Result<Arc, ReadError> {
+        let arc = wit::authentication::arc(message).map_err(read_error)?;
+        Ok(Arc { outcome: outcome(arc.outcome), sets: arc.sets, sealer: arc.sealer, reason: arc.reason })
+    }
+
+    fn signing_error(error: wit::signing::SigningError) -> SigningError {
+        match error {
+            wit::signing::SigningError::Stage => SigningError::Stage,
+            wit::signing::SigningError::NoKey => SigningError::NoKey,
+            wit::signing::SigningError::Denied => SigningError::Denied,
+            wit::signing::SigningError::Full => SigningError::Full,
+        }
+    }
+
+    pub(crate) fn sign(message: &Message, domain: &str, selector: &str) -> Result<(), SigningError> {
+        wit::signing::sign(message, domain, selector).map_err(signing_error)
+    }
+
+    pub(crate) fn seal(message: &Message, domain: &str, selector: &str) -> Result<(), SigningError> {
+        wit::signing::seal(message, domain, selector).map_err(signing_error)
+    }
+
+    fn scan_error(error: wit::scan::ScanError) -> ScanError {
+        match error {
+            wit::scan::ScanError::Stage => ScanError::Stage,
+            wit::scan::ScanError::NoScanner => ScanError::NoScanner,
+            wit::scan::ScanError::TooBig(most) => ScanError::TooBig(most),
+            wit::scan::ScanError::Unavailable(why) => ScanError::Unavailable(why),
+        }
+    }
+
+    pub(crate) fn virus(message: &Message, scanner: &str) -> Result<Option<String>, ScanError> {
+        wit::scan::virus(message, scanner).map_err(scan_error)
+    }
+
+    pub(crate) fn assess(session: &Session, message: &Message, scanner: &str) -> Result<Assessment, ScanError> {
+        let said = wit::scan::assess(session, message, scanner).map_err(scan_error)?;
+        let symbol = |symbol: wit::scan::Symbol| Symbol { name: symbol.name, score: symbol.score };
+        Ok(Assessment {
+            score: said.score,
+            required: said.required,
+            action: said.action,
+            symbols: said.symbols.into_iter().map(symbol).collect(),
+            subject: said.subject,
+            text: said.text,
+        })
+    }
+
+    pub(crate) fn call_ahead(address: &Address) -> Presence {
+        match wit::call_ahead::recipient(&address.into()) {
+            wit::call_ahead::Presence::Exists => Presence::Exists,
+            wit::call_ahead::Presence::Unknown(reply) => Presence::Unknown(reply),
+            wit::call_ahead::Presence::Unavailable(why) => Presence::Unavailable(why),
+        }
     }
 
     pub(crate) fn log_write(level: crate::log::Level, text: &str) {

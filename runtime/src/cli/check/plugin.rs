@@ -4,10 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::deep::Report;
+use jiff::tz::TimeZone;
+
 use crate::config::Settings;
 use crate::config::settings::ChainEntry;
 use crate::dns::Resolver;
-use crate::host::{self, Compiler, Counters, Host, Services};
+use crate::host::calendar::Calendar;
+use crate::host::{self, Compiler, Host, Services};
 use crate::log::EventLog;
 use crate::metrics::Metrics;
 use crate::server::live::{self, Refusal};
@@ -27,12 +30,8 @@ pub(super) async fn check(
 ) {
     // What a plugin logs while it is tried out is not for the gateway's log.
     let (log, _events) = EventLog::new(metrics.clone());
-    let services = Services {
-        log,
-        metrics,
-        names: Arc::new(Names(resolver)),
-        counters: Arc::new(Counters::new(host::counter::system_clock())),
-    };
+    let names = Arc::new(Names(resolver));
+    let services = Services::new(log, metrics, names, host::counter::system_clock(), Calendar::new(TimeZone::system()));
     let mut host_settings = setup::host(settings, compiler);
     host_settings.cache = host_settings.cache.filter(|cache| is_ours(cache.as_path()));
     let host = match Host::new(host_settings, services) {

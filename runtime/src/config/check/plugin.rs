@@ -9,6 +9,7 @@ use toml::Spanned;
 
 use super::Checker;
 use super::tenant::Names;
+use crate::config::builtin::{self, DEFAULT_CHAIN, Place};
 use crate::config::settings::{ChainEntry, Chains, Limits, Plugin, PluginSource};
 use crate::config::source::Span;
 use crate::config::suggest::did_you_mean;
@@ -31,7 +32,8 @@ struct Declaration {
     /// `None` after a mistake in it.
     plugin: Option<Arc<Plugin>>,
     available: bool,
-    span: Span,
+    /// `None`: a built-in plugin that is written nowhere.
+    span: Option<Span>,
 }
 
 impl Plugins {
@@ -64,36 +66,75 @@ impl Checker<'_> {
             let key = (scope, plugin.name.value.0.clone());
             let declaration = Declaration {
                 available: plugin.available,
-                span: plugin.name.span,
+                span: Some(plugin.name.span),
                 plugin: self.plugin(plugin, &key.0, names).map(Arc::new),
             };
             let span = declaration.span;
             plugins.all.extend(declaration.plugin.clone());
             if let Some(first) = plugins.by_scope.insert(key.clone(), declaration) {
-                self.findings
-                    .push_error(Some(span), format!("the plugin `{}` is there twice in {}", key.1, key.0))
-                    .also(first.span, "first here");
+                let problem = format!("the plugin `{}` is there twice in {}", key.1, key.0);
+                self.findings.push_error(span, problem).also(first.span, "first here");
             }
         }
-        self.ambiguous(&plugins);
         plugins
+    }
+
+    /// A built-in plugin that some chain names need not be declared: it is the platform's, without settings, and there for
+    /// all scopes.
+    pub(super) fn undeclared<'w>(
+        &mut self,
+        chains: impl Iterator<Item = &'w Spanned<written::ChainEntry>>,
+        default: bool,
+        plugins: &mut Plugins,
+    ) {
+        let named = chains.map(|entry| match entry.get_ref() {
+            written::ChainEntry::Short(name) => name.as_str(),
+            written::ChainEntry::Table(table) => &*table.plugin.value.0,
+        });
+        let of_default = DEFAULT_CHAIN.iter().map(|place| place.plugin).filter(|_| default);
+        let declared: Vec<(Scope, Arc<str>)> = plugins.by_scope.keys().cloned().collect();
+        let is_declared = |name: &str| declared.iter().any(|(_, known)| **known == *name);
+        let wanted = named.filter(|name| !is_declared(name)).chain(of_default);
+        for name in wanted {
+            if plugins.at(&Scope::Platform, name).is_some() || !self.builtins.contains(&name) {
+                continue;
+            }
+            let name: Arc<str> = name.into();
+            let source = PluginSource::Builtin(name.clone());
+            let plugin = Arc::new(Plugin {
+                name: name.clone(),
+                scope: Scope::Platform,
+                available: true,
+                grants: builtin::grants(&name).iter().map(|grant| Grant((*grant).into())).collect(),
+                source,
+                config: Value::Object(Map::new()),
+                tables: BTreeMap::new(),
+                limits: Limits::default(),
+                reuse: true,
+                on_failure: OnFailure::Defer,
+            });
+            plugins.all.push(plugin.clone());
+            let declaration = Declaration { plugin: Some(plugin), available: true, span: None };
+            plugins.by_scope.insert((Scope::Platform, name), declaration);
+        }
+        self.ambiguous(plugins);
     }
 
     /// A reseller's or tenant's plugin that bears the name of one of the platform's: exemptions and log would not say which.
     fn ambiguous(&mut self, plugins: &Plugins) {
         for ((scope, name), declaration) in &plugins.by_scope {
             if let (true, Some(platform)) = (*scope != Scope::Platform, plugins.at(&Scope::Platform, name)) {
-                self.findings
-                    .push_error(Some(declaration.span), format!("`{name}` is the name of a plugin of the platform"))
-                    .also(platform.span, "this one");
+                let problem = format!("`{name}` is the name of a plugin of the platform");
+                self.findings.push_error(declaration.span, problem).also(platform.span, "this one");
             }
         }
     }
 
     pub(super) fn plugin(&mut self, written: written::Plugin, scope: &Scope, names: &Names) -> Option<Plugin> {
         self.known_scope(written.scope.as_ref(), names);
-        let source = self.source(written.source);
-        self.grants(&written.grants, &written.tables, names);
+        let source = self.source(written.source, &written.name);
+        let grants = written.grants.unwrap_or_else(|| default_grants(source.as_ref(), written.name.span));
+        self.grants(&grants, &written.tables, names);
         let tables = self.tables(written.tables);
         let config = match written.config {
             Some(config) => self.json(config),
@@ -107,7 +148,7 @@ impl Checker<'_> {
             reuse: written.reuse.unwrap_or(matches!(source, PluginSource::Builtin(_))),
             source,
             config: config?,
-            grants: written.grants.into_iter().map(|at| at.value).collect(),
+            grants: grants.into_iter().map(|at| at.value).collect(),
             tables,
             limits: self.limits(written.limits),
             on_failure: written.on_failure.map_or(OnFailure::Defer, |at| at.value),
@@ -139,7 +180,17 @@ impl Checker<'_> {
         };
     }
 
-    fn source(&mut self, written: At<WrittenSource>) -> Option<PluginSource> {
+    /// A plugin with the name of a built-in one need not say that it is that.
+    fn source(&mut self, written: Option<At<WrittenSource>>, name: &At<Name>) -> Option<PluginSource> {
+        let Some(written) = written else {
+            if self.builtins.contains(&&*name.value.0) {
+                return Some(PluginSource::Builtin(name.value.0.clone()));
+            }
+            self.findings
+                .push_error(Some(name.span), format!("the plugin `{}` has no `source`", name.value.0))
+                .help("`source` is a file, or `builtin:NAME`; only built-in plugins under their own names need none");
+            return None;
+        };
         match written.value {
             WrittenSource::Builtin(name) if self.builtins.contains(&&*name) => Some(PluginSource::Builtin(name)),
             WrittenSource::Builtin(name) => {
@@ -195,8 +246,11 @@ impl Checker<'_> {
         tenants: &[written::Tenant],
         plugins: &Plugins,
     ) -> Chains {
-        let mut chains =
-            Chains { platform: self.chain(&platform.platform, &Scope::Platform, None, plugins), ..Chains::default() };
+        let platform = match &platform.platform {
+            Some(written) => self.chain(written, &Scope::Platform, None, plugins),
+            None => self.default_chain(plugins),
+        };
+        let mut chains = Chains { platform, ..Chains::default() };
         for reseller in resellers.iter().filter(|reseller| !reseller.chain.is_empty()) {
             let name = reseller.name.value.0.clone();
             let chain = self.chain(&reseller.chain, &Scope::Reseller(name.clone()), None, plugins);
@@ -209,6 +263,16 @@ impl Checker<'_> {
             chains.tenants.insert(name, chain);
         }
         chains
+    }
+
+    /// Of those of its plugins that there are.
+    fn default_chain(&self, plugins: &Plugins) -> Vec<ChainEntry> {
+        let entry = |place: &Place| {
+            let plugin = plugins.at(&Scope::Platform, place.plugin)?.plugin.clone()?;
+            let (directions, exemptable) = (place.directions, place.exemptable);
+            Some(ChainEntry { directions, on_failure: plugin.on_failure, plugin, exemptable })
+        };
+        DEFAULT_CHAIN.iter().filter_map(entry).collect()
     }
 
     fn chain(
@@ -265,8 +329,9 @@ impl Checker<'_> {
         let shown = name.escape_debug();
         match found {
             Some((scope, declaration)) if Some(scope) != scopes.first() && !declaration.available => {
+                let problem = format!("the plugin `{shown}` of {scope} is not available here");
                 self.findings
-                    .push_error(Some(span), format!("the plugin `{shown}` of {scope} is not available here"))
+                    .push_error(Some(span), problem)
                     .also(declaration.span, "declared here")
                     .help("`available = true` there lets the scopes below use it");
                 None
@@ -275,15 +340,19 @@ impl Checker<'_> {
             None => {
                 let known =
                     plugins.by_scope.keys().filter(|(scope, _)| scopes.contains(scope)).map(|(_, name)| &**name);
-                let help = did_you_mean(name, known).unwrap_or_else(|| match self.builtins.contains(&name) {
-                    true => format!("declare it: [[plugin]] name = \"{name}\", source = \"builtin:{name}\""),
-                    false => "declare it with [[plugin]]".to_owned(),
-                });
+                let help = did_you_mean(name, known.chain(self.builtins.iter().copied()))
+                    .unwrap_or_else(|| "declare it with [[plugin]]".to_owned());
                 self.findings.push_error(Some(span), format!("there is no plugin `{shown}`")).help(help);
                 None
             }
         }
     }
+}
+
+/// What a built-in plugin needs; others are granted nothing that is not written.
+fn default_grants(source: Option<&PluginSource>, span: Span) -> Vec<At<Grant>> {
+    let Some(PluginSource::Builtin(name)) = source else { return Vec::new() };
+    builtin::grants(name).iter().map(|grant| At { value: Grant((*grant).into()), span }).collect()
 }
 
 /// `None` for a number that JSON does not have.

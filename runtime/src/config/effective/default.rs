@@ -243,16 +243,27 @@ pub(super) fn plugin(plugin: Option<&Plugin>) -> Vec<Filled> {
     let builtin = plugin.is_some_and(|plugin| matches!(plugin.source, PluginSource::Builtin(_)));
     vec![
         none("name"),
-        none("source"),
+        Filled::Default(
+            "source",
+            plugin.and_then(|plugin| match &plugin.source {
+                PluginSource::Builtin(name) => Some(Value::from(format!("builtin:{name}"))),
+                PluginSource::File(_) => None,
+            }),
+        ),
         value("scope", "platform"),
         value("available", false),
         value("config", Table::new()),
-        list("grants"),
+        Filled::Default("grants", Some(grants(plugin))),
         value("tables", Table::new()),
         Filled::Resolved("limits", Some(Value::Table(limits(plugin)))),
         value("reuse", plugin.map_or(builtin, |plugin| plugin.reuse)),
         value("on_failure", failure(OnFailure::default())),
     ]
+}
+
+fn grants(plugin: Option<&Plugin>) -> Value {
+    let grants = plugin.map(|plugin| plugin.grants.iter().map(|grant| Value::from(grant.0.to_string())).collect());
+    Value::Array(grants.unwrap_or_default())
 }
 
 /// The host's, where nothing is written.

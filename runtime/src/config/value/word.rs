@@ -104,7 +104,21 @@ impl FromText for WrittenSource {
 pub struct Grant(pub Arc<str>);
 
 /// Those that are no `route:NAME`.
-const GRANTS: [&str; 8] = ["clock", "counters", "dns", "metrics", "recipients", "route:host", "route:mx", "tables"];
+const GRANTS: [&str; 13] = [
+    "authentication",
+    "call-ahead",
+    "clock",
+    "counters",
+    "dns",
+    "metrics",
+    "recipients",
+    "route:host",
+    "route:mx",
+    "scan",
+    "signing",
+    "store",
+    "tables",
+];
 
 impl Grant {
     /// The smart host that it is about.

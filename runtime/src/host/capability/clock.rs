@@ -15,4 +15,10 @@ impl Host for CallState {
         let now = self.environment.services.counters.now();
         Ok(now - now % GRAIN_MILLIS)
     }
+
+    fn next_day(&mut self) -> Result<u64> {
+        self.enter(Capability::Clock, 8)?;
+        let services = &self.environment.services;
+        Ok(services.calendar.next_day(services.counters.now()))
+    }
 }

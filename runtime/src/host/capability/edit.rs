@@ -8,7 +8,7 @@ use super::super::abi::interface::types::Address;
 use super::super::abi::mailbox;
 use super::super::state::Asked;
 use super::{Grants, RECIPIENTS};
-use crate::mail::{self, Field};
+use crate::mail::{self, Field, SignatureRequest};
 use crate::pipeline::{self, Edit, Stage};
 use crate::smtp::{Domain, Host, Mailbox, ReversePath};
 
@@ -49,6 +49,21 @@ impl Journal {
         }
         self.edits.push(edit);
         Ok(())
+    }
+
+    /// Asked for twice, it is made once.
+    pub(super) fn sign(&mut self, request: SignatureRequest, max: usize) -> Result<(), EditError> {
+        let mut requests = self.edits.iter().filter_map(|edit| match edit {
+            Edit::Sign(request) => Some(request),
+            _ => None,
+        });
+        if requests.clone().any(|known| *known == request) {
+            return Ok(());
+        }
+        if requests.nth(max.saturating_sub(1)).is_some() {
+            return Err(EditError::Full);
+        }
+        self.push(Edit::Sign(request), 0)
     }
 
     fn adds(&self, mailbox: &Mailbox) -> bool {

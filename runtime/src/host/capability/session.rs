@@ -108,6 +108,12 @@ impl HostSession for CallState {
         Ok(self.session()?.login.as_ref().map(ToString::to_string))
     }
 
+    fn unknown_recipients(&mut self, _: Resource<SessionHandle>) -> Result<u32> {
+        self.enter(Capability::Session, 4)?;
+        let client = self.session()?.client.ip();
+        Ok(self.environment.services.unknown_recipients.of(client))
+    }
+
     fn exempt(&mut self, _: Resource<SessionHandle>, test: String, rule: String) -> Result<()> {
         self.enter(Capability::Session, test.len() + rule.len())?;
         let asked = self.asked()?;

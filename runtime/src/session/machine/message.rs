@@ -169,6 +169,8 @@ impl Machine {
         let now = jiff::Timestamp::now();
         let Some(transaction) = &mut self.transaction else { return Next::Close };
         let id = transaction.mail.id;
+        // Before anything is added: signatures are verified over what the client sent.
+        let _ = transaction.mail.evidence.received.set(message.clone());
         // RFC 6409 §8.1, §8.3: a submission server may add what the client left out.
         if self.listener.role == Role::Submission {
             if message.header.first("Date").is_none() {

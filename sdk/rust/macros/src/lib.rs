@@ -9,8 +9,23 @@ use proc_macro::{Delimiter, TokenStream, TokenTree};
 const STAGES: [&str; 7] = ["connect", "helo", "mail_from", "rcpt", "data", "deliver", "event"];
 
 /// The interfaces whose bindings `postern-sdk` has.
-const INTERFACES: [&str; 10] =
-    ["types", "session", "message", "config", "log", "metrics", "clock", "dns", "tables", "counters"];
+const INTERFACES: [&str; 15] = [
+    "types",
+    "session",
+    "message",
+    "config",
+    "log",
+    "metrics",
+    "clock",
+    "dns",
+    "tables",
+    "counters",
+    "store",
+    "authentication",
+    "signing",
+    "scan",
+    "call-ahead",
+];
 
 /// The contract.
 const WIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../wit");
@@ -76,7 +91,10 @@ fn bindings(plugin: &str, stages: &[&str]) -> String {
     }
     let shared: String = INTERFACES
         .iter()
-        .map(|name| format!("\"postern:plugin/{name}@0.1.0\": ::postern_sdk::wasm::imports::postern::plugin::{name},"))
+        .map(|name| {
+            let module = name.replace('-', "_");
+            format!("\"postern:plugin/{name}@0.1.0\": ::postern_sdk::wasm::imports::postern::plugin::{module},")
+        })
         .collect();
     format!(
         "#[cfg(target_arch = \"wasm32\")]

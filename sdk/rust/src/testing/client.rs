@@ -22,6 +22,7 @@ pub struct Client {
     pub(super) helo: Option<Helo>,
     pub(super) tls: Option<Tls>,
     pub(super) login: Option<String>,
+    pub(super) unknown_recipients: u32,
     /// What each plugin has remembered at `connect` and `helo`.
     notes: RefCell<HashMap<TypeId, Notes>>,
 }
@@ -40,6 +41,7 @@ impl Client {
             helo: None,
             tls: None,
             login: None,
+            unknown_recipients: 0,
             notes: RefCell::default(),
         }
     }
@@ -75,6 +77,11 @@ impl Client {
     /// Logged in as that user.
     pub fn login(self, user: &str) -> Self {
         Self { login: Some(user.to_owned()), ..self }
+    }
+
+    /// Recipients that its address has named today and that don't exist.
+    pub fn unknown_recipients(self, unknown_recipients: u32) -> Self {
+        Self { unknown_recipients, ..self }
     }
 
     pub(super) fn notes<P: 'static>(&self) -> Notes {

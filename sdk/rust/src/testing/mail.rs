@@ -27,8 +27,16 @@ pub struct Mail {
 /// A change that a plugin has asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Edit {
-    AddHeader { name: String, value: String, at: Position },
-    ReplaceHeader { name: String, nth: u32, value: Option<String> },
+    AddHeader {
+        name: String,
+        value: String,
+        at: Position,
+    },
+    ReplaceHeader {
+        name: String,
+        nth: u32,
+        value: Option<String>,
+    },
     ReplaceBody(Vec<u8>),
     SetReversePath(Option<Address>),
     AddRecipient(Address),
@@ -36,6 +44,15 @@ pub enum Edit {
     SetRoute(Route),
     SetRecipientRoute(Address, Route),
     AddTag(String),
+    /// Carried out after the last plugin.
+    Sign {
+        domain: String,
+        selector: String,
+    },
+    Seal {
+        domain: String,
+        selector: String,
+    },
 }
 
 impl Mail {
@@ -142,6 +159,7 @@ impl Mail {
                     self.tags.push(tag.clone());
                 }
             }
+            Edit::Sign { .. } | Edit::Seal { .. } => {}
         }
     }
 

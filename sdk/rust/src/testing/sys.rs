@@ -13,9 +13,14 @@ use super::client::{Client, Notes};
 use super::mail::{Edit, Mail};
 use super::world::current;
 use crate::address::domain_name;
+use crate::authentication::{Arc, Dmarc, DmarcPolicy, Origin, Outcome, Signature, Spf, SpfIdentity};
+use crate::call_ahead::Presence;
 use crate::counters::CountersFull;
 use crate::dns::{Answer, DnsError, Question};
 use crate::log::Level;
+use crate::scan::{Assessment, ScanError};
+use crate::signing::SigningError;
+use crate::store::StoreError;
 use crate::tables::TableError;
 use crate::{
     Address, ClientName, Direction, EditError, Field, Helo, Network, Part, Position, ReadError, Recipient, Role, Route,
@@ -80,6 +85,11 @@ impl Session {
 
     pub(crate) fn login(&self) -> Option<String> {
         self.client.login.clone()
+    }
+
+    /// What is recorded with a mail does not have it.
+    pub(crate) fn unknown_recipients(&self) -> u32 {
+        if self.stage == Stage::Deliver { 0 } else { self.client.unknown_recipients }
     }
 
     pub(crate) fn exempt(&self, test: &str, rule: &str) {
@@ -441,6 +451,12 @@ pub(crate) fn now() -> u64 {
     current().state().clock / 10 * 10
 }
 
+/// The gateway is in UTC.
+pub(crate) fn next_day() -> u64 {
+    const DAY: u64 = 24 * 3600 * 1000;
+    (current().state().clock / DAY + 1) * DAY
+}
+
 pub(crate) fn resolve(question: Question) -> Result<Answer, DnsError> {
     current().state().resolve(question)
 }
@@ -525,4 +541,142 @@ pub(crate) fn counter_block(key: &str, until: u64) -> Result<(), CountersFull> {
     let until = until.min(state.clock.saturating_add(MAX_BLOCK_MILLIS));
     state.blocks.insert(key.to_owned(), until);
     Ok(())
+}
+
+const MAX_STORE_KEY: usize = 256;
+const MAX_STORE_VALUE: usize = 4096;
+const MAX_STORE_SECONDS: u32 = 365 * 24 * 3600;
+
+pub(crate) fn store_read(key: &str) -> Option<Vec<u8>> {
+    let world = current();
+    let state = world.state();
+    state.store.get(key).filter(|(until, _)| *until > state.clock).map(|(_, value)| value.clone())
+}
+
+pub(crate) fn store_write(key: &str, value: &[u8], seconds: u32) -> Result<(), StoreError> {
+    let world = current();
+    let mut state = world.state();
+    if key.is_empty() || key.len() > MAX_STORE_KEY || value.len() > MAX_STORE_VALUE {
+        return Err(StoreError::TooBig);
+    }
+    if state.store_full && !state.store.contains_key(key) {
+        return Err(StoreError::Full);
+    }
+    let until = state.clock + u64::from(seconds.min(MAX_STORE_SECONDS)) * 1000;
+    state.store.insert(key.to_owned(), (until, value.to_vec()));
+    Ok(())
+}
+
+pub(crate) fn store_remove(key: &str) {
+    current().state().store.remove(key);
+}
+
+pub(crate) fn service_id() -> String {
+    "mx.test".to_owned()
+}
+
+/// Who asks too early or too late gets [`ReadError::Stage`].
+fn at(message: &Message, from: Stage) -> Result<(), ReadError> {
+    if (from..=Stage::Data).contains(&message.stage) { Ok(()) } else { Err(ReadError::Stage) }
+}
+
+pub(crate) fn origin(session: &Session, message: &Message) -> Result<Origin, ReadError> {
+    let world = current();
+    let state = world.state();
+    let set = state.evidence.origin.clone();
+    at(message, if set.as_ref().is_some_and(|origin| origin.relayed) { Stage::Data } else { Stage::MailFrom })?;
+    let helo = || session.client.helo.as_ref().map(|helo| helo.name.clone());
+    Ok(set.unwrap_or_else(|| Origin { address: session.client.address, helo: helo(), relayed: false }))
+}
+
+pub(crate) fn spf(session: &Session, message: &Message, identity: SpfIdentity) -> Result<Spf, ReadError> {
+    let helo = origin(session, message)?.helo.unwrap_or_default();
+    let world = current();
+    let state = world.state();
+    let (set, domain) = match (identity, &message.mail.reverse_path) {
+        (SpfIdentity::MailFrom, Some(sender)) => (&state.evidence.spf_mail_from, sender.domain.clone()),
+        (SpfIdentity::MailFrom, None) => (&state.evidence.spf_mail_from, helo),
+        (SpfIdentity::Helo, _) => (&state.evidence.spf_helo, helo),
+    };
+    Ok(set.clone().unwrap_or_else(|| Spf {
+        outcome: Outcome::None,
+        identity,
+        domain,
+        reason: "no record".to_owned(),
+        explanation: None,
+    }))
+}
+
+pub(crate) fn dkim(message: &Message) -> Result<Vec<Signature>, ReadError> {
+    at(message, Stage::Data)?;
+    Ok(current().state().evidence.dkim.clone())
+}
+
+pub(crate) fn dmarc(_: &Session, message: &Message) -> Result<Dmarc, ReadError> {
+    at(message, Stage::Data)?;
+    Ok(current().state().evidence.dmarc.clone().unwrap_or_else(|| Dmarc {
+        outcome: Outcome::None,
+        domain: String::new(),
+        policy_domain: String::new(),
+        policy: DmarcPolicy::None,
+        spf_aligned: false,
+        dkim_aligned: false,
+        reason: "no record".to_owned(),
+    }))
+}
+
+pub(crate) fn arc(message: &Message) -> Result<Arc, ReadError> {
+    at(message, Stage::Data)?;
+    let none = || Arc { outcome: Outcome::None, sets: 0, sealer: None, reason: String::new() };
+    Ok(current().state().evidence.arc.clone().unwrap_or_else(none))
+}
+
+pub(crate) fn signing_selectors(domain: &str) -> Vec<String> {
+    current().state().keys.get(&domain.to_ascii_lowercase()).cloned().unwrap_or_default()
+}
+
+const MAX_SIGNATURES: usize = 8;
+
+fn request(message: &Message, domain: &str, selector: &str, edit: Edit) -> Result<(), SigningError> {
+    if message.stage != Stage::Deliver {
+        return Err(SigningError::Stage);
+    }
+    if !signing_selectors(domain).iter().any(|known| known == selector) {
+        return Err(SigningError::NoKey);
+    }
+    let mut journal = message.journal.borrow_mut();
+    if journal.contains(&edit) {
+        return Ok(());
+    }
+    let asked = journal.iter().filter(|edit| matches!(edit, Edit::Sign { .. } | Edit::Seal { .. }));
+    if asked.count() >= MAX_SIGNATURES {
+        return Err(SigningError::Full);
+    }
+    journal.push(edit);
+    Ok(())
+}
+
+pub(crate) fn sign(message: &Message, domain: &str, selector: &str) -> Result<(), SigningError> {
+    let edit = Edit::Sign { domain: domain.to_ascii_lowercase(), selector: selector.to_owned() };
+    request(message, domain, selector, edit)
+}
+
+pub(crate) fn seal(message: &Message, domain: &str, selector: &str) -> Result<(), SigningError> {
+    let edit = Edit::Seal { domain: domain.to_ascii_lowercase(), selector: selector.to_owned() };
+    request(message, domain, selector, edit)
+}
+
+pub(crate) fn virus(message: &Message, scanner: &str) -> Result<Option<String>, ScanError> {
+    at(message, Stage::Data).map_err(|_| ScanError::Stage)?;
+    current().state().viruses.get(scanner).cloned().unwrap_or(Err(ScanError::NoScanner))
+}
+
+pub(crate) fn assess(_: &Session, message: &Message, scanner: &str) -> Result<Assessment, ScanError> {
+    at(message, Stage::Data).map_err(|_| ScanError::Stage)?;
+    current().state().assessments.get(scanner).cloned().unwrap_or(Err(ScanError::NoScanner))
+}
+
+pub(crate) fn call_ahead(address: &Address) -> Presence {
+    let unavailable = || Presence::Unavailable("no destination".to_owned());
+    current().state().presences.get(&address.to_string()).cloned().unwrap_or_else(unavailable)
 }

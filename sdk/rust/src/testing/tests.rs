@@ -4,7 +4,13 @@ use std::time::Duration;
 
 use super::*;
 use crate::prelude::*;
-use crate::{EditError, EventKind, ReadError, clock, config, counters, dns, metrics, tables};
+use crate::scan::ScanError;
+use crate::signing::SigningError;
+use crate::store::StoreError;
+use crate::{
+    EditError, EventKind, ReadError, authentication, call_ahead, clock, config, counters, dns, metrics, scan, signing,
+    store, tables,
+};
 
 /// Does at each stage what the test's config says.
 struct Probe {
@@ -367,6 +373,104 @@ fn blocks_end() {
     });
     gateway.advance(Duration::from_secs(48 * 3600));
     inside(&gateway, || assert_eq!(counters::blocked("k"), None));
+}
+
+#[test]
+fn what_is_stored_has_an_end() {
+    let gateway = gateway();
+    inside(&gateway, || {
+        let day = Duration::from_secs(24 * 3600);
+        assert_eq!(store::write("k", b"v", day), Ok(()));
+        assert_eq!(store::write("", b"v", day), Err(StoreError::TooBig));
+        assert_eq!(store::write("k", &[0; 4097], day), Err(StoreError::TooBig));
+        gateway.fill_store();
+        assert_eq!(store::write("l", b"v", day), Err(StoreError::Full));
+        assert_eq!(store::write("k", b"w", day), Ok(()));
+        gateway.advance(day - Duration::from_millis(1));
+        assert_eq!(store::read("k"), Some(b"w".to_vec()));
+        gateway.advance(Duration::from_millis(1));
+        assert_eq!(store::read("k"), None);
+        store::remove("k");
+        assert_eq!(clock::next_day(), gateway.now() + day, "it is midnight");
+    });
+}
+
+/// A plugin that asks for all that is found out about a mail.
+struct Curious;
+
+#[plugin]
+impl Plugin for Curious {
+    type Config = NoConfig;
+
+    fn new(_: NoConfig) -> Result<Self, String> {
+        Ok(Self)
+    }
+
+    fn mail_from(&self, session: &Session, message: &Message) -> Verdict {
+        assert_eq!(authentication::dkim(message), Err(ReadError::Stage));
+        assert_eq!(scan::virus(message, "clamav"), Err(ScanError::Stage));
+        assert_eq!(signing::sign(message, "example.com", "s1"), Err(SigningError::Stage));
+        match authentication::spf_mail_from(session, message) {
+            Ok(spf) => reject!("5.7.23", "{} {} of {}", session.unknown_recipients(), spf.outcome, spf.domain),
+            Err(error) => defer!("4.7.24", "{error}"),
+        }
+    }
+
+    fn rcpt(&self, _: &Session, _: &Message, recipient: &Recipient) -> Verdict {
+        match call_ahead::recipient(&recipient.address) {
+            Presence::Exists => Verdict::Next,
+            Presence::Unknown(reply) => reject!("5.1.1", "{reply}"),
+            Presence::Unavailable(why) => defer!("4.4.3", "{why}"),
+        }
+    }
+
+    fn data(&self, session: &Session, message: &Message) -> Verdict {
+        let origin = authentication::origin(session, message).unwrap();
+        let dmarc = authentication::dmarc(session, message).unwrap();
+        let arc = authentication::arc(message).unwrap();
+        let virus = scan::virus(message, "clamav");
+        let spam = scan::assess(session, message, "rspamd").map(|said| said.action);
+        info!("{} {} {} {virus:?} {spam:?}", origin.address, dmarc.outcome, arc.outcome);
+        Verdict::Next
+    }
+
+    fn deliver(&self, session: &Session, message: &Message) -> Verdict {
+        assert_eq!(authentication::dmarc(session, message), Err(ReadError::Stage));
+        for selector in signing::selectors("Example.COM") {
+            signing::sign(message, "example.com", &selector).unwrap();
+            signing::sign(message, "example.com", &selector).unwrap();
+        }
+        assert_eq!(signing::seal(message, "example.com", "s9"), Err(SigningError::NoKey));
+        Verdict::Next
+    }
+}
+
+#[test]
+fn what_is_found_out_about_a_mail_comes_from_the_script() {
+    let origin = Origin { address: "198.51.100.1".parse().unwrap(), helo: None, relayed: true };
+    let gateway = Gateway::new()
+        .presence("a@example.com", Presence::Exists)
+        .presence("b@example.com", Presence::Unknown("550 5.1.1 who?".into()))
+        .virus("clamav", Ok(Some("Eicar")))
+        .key("example.com", "s1");
+    let client = Client::at("192.0.2.1").unknown_recipients(3);
+    let mut mail = Mail::from("a@example.org").content("From: a@example.org\n\nx\n");
+    let from = |gateway: &Gateway, mail: &mut Mail| gateway.mail_from::<Curious>(&client, mail).verdict.to_string();
+    assert_eq!(from(&gateway, &mut mail), "reject 550 5.7.23 3 none of example.org");
+    for (to, expected) in [
+        ("a@example.com", "next"),
+        ("b@example.com", "reject 550 5.1.1 550 5.1.1 who?"),
+        ("c@example.com", "defer 451 4.4.3 no destination"),
+    ] {
+        assert_eq!(gateway.rcpt::<Curious>(&client, &mut mail, to).verdict.to_string(), expected);
+    }
+    let log = gateway.data::<Curious>(&client, &mut mail).log;
+    assert_eq!(log, [r#"info: 192.0.2.1 none none Ok(Some("Eicar")) Err(NoScanner)"#]);
+    let edits = gateway.deliver::<Curious>(&client, &mut mail).edits;
+    assert_eq!(edits, [Edit::Sign { domain: "example.com".into(), selector: "s1".into() }]);
+    let relayed = Gateway::new().origin(origin);
+    assert_eq!(from(&relayed, &mut mail), "defer 451 4.7.24 the message has no content at this stage");
+    assert!(relayed.data::<Curious>(&client, &mut mail).log.concat().starts_with("info: 198.51.100.1 "));
 }
 
 #[test]

@@ -7,7 +7,10 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::UNKNOWN;
+use crate::authentication::{Arc, Dmarc, Origin, Signature, Spf};
+use crate::call_ahead::Presence;
 use crate::dns::{Answer, DnsError, Question};
+use crate::scan::{Assessment, ScanError};
 
 /// 2026-01-01 00:00 UTC.
 const START: u64 = 1_767_225_600_000;
@@ -37,9 +40,29 @@ pub(super) struct State {
     pub(super) blocks: HashMap<String, u64>,
     pub(super) counters_full: bool,
     pub(super) metrics: BTreeMap<String, u64>,
+    /// Until when, and what.
+    pub(super) store: HashMap<String, (u64, Vec<u8>)>,
+    pub(super) store_full: bool,
+    pub(super) evidence: Evidence,
+    /// By domain.
+    pub(super) keys: BTreeMap<String, Vec<String>>,
+    pub(super) viruses: HashMap<String, Result<Option<String>, ScanError>>,
+    pub(super) assessments: HashMap<String, Result<Assessment, ScanError>>,
+    pub(super) presences: HashMap<String, Presence>,
     log: Vec<String>,
     log_octets: usize,
     instances: HashMap<TypeId, Rc<dyn Any>>,
+}
+
+/// What is found out about any mail. `None`: as of a mail without records, signatures and sets.
+#[derive(Default)]
+pub(super) struct Evidence {
+    pub(super) origin: Option<Origin>,
+    pub(super) spf_helo: Option<Spf>,
+    pub(super) spf_mail_from: Option<Spf>,
+    pub(super) dkim: Vec<Signature>,
+    pub(super) dmarc: Option<Dmarc>,
+    pub(super) arc: Option<Arc>,
 }
 
 impl Default for State {
@@ -57,6 +80,13 @@ impl Default for State {
             blocks: HashMap::new(),
             counters_full: false,
             metrics: BTreeMap::new(),
+            store: HashMap::new(),
+            store_full: false,
+            evidence: Evidence::default(),
+            keys: BTreeMap::new(),
+            viruses: HashMap::new(),
+            assessments: HashMap::new(),
+            presences: HashMap::new(),
             log: Vec::new(),
             log_octets: 0,
             instances: HashMap::new(),

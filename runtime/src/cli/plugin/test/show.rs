@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::cli::terminal::printable;
+use crate::mail::{SignatureKind, SignatureRequest};
 use crate::pipeline::{Edit, Position, Usage};
 use crate::rehearsal::escape::show;
 use crate::rehearsal::recorder::{Hook, LogLine};
@@ -243,6 +244,10 @@ fn edited(edit: &Edit) -> String {
         Edit::SetRoute(route) => format!("sets the route {route}"),
         Edit::SetRecipientRoute(mailbox, route) => format!("sets the route {route} for {mailbox}"),
         Edit::AddTag(tag) => format!("adds the tag {tag}"),
+        Edit::Sign(SignatureRequest { kind, domain, selector }) => match kind {
+            SignatureKind::Dkim => format!("asks for a DKIM signature of {domain} with {selector}"),
+            SignatureKind::Arc => format!("asks for an ARC seal of {domain} with {selector}"),
+        },
     }
 }
 
