@@ -6,6 +6,8 @@ use serde::Serialize;
 
 use super::super::Streams;
 use super::super::terminal::printable;
+use super::super::{FAILED, OK, UNKNOWN};
+use crate::dns::DnsError;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -54,9 +56,8 @@ impl Finding {
     }
 
     /// DNS could not say; why.
-    pub(super) fn unknown(record: &'static str, name: impl ToString, error: &crate::dns::DnsError) -> Self {
-        let advice = format!("ask again later: {error}");
-        Self::new(record, name, Status::Unknown).advising(advice)
+    pub(super) fn unknown(record: &'static str, name: impl ToString, error: &DnsError) -> Self {
+        Self::new(record, name, Status::Unknown).advising(format!("ask again later: {}", cause(error)))
     }
 
     pub(super) fn found(mut self, found: impl IntoIterator<Item = impl ToString>) -> Self {
@@ -96,22 +97,23 @@ impl Finding {
     }
 }
 
+/// Why DNS could not say.
+pub(super) fn cause(error: &DnsError) -> String {
+    match error {
+        DnsError::Temporary(cause) => cause.clone(),
+        other => other.to_string(),
+    }
+}
+
 /// The worst of them: wrong before unknown, for it is certain.
 pub(super) fn exit_code<'f>(findings: impl IntoIterator<Item = &'f Finding>) -> u8 {
     let code = |status| match status {
-        Status::Ok | Status::Warn => super::super::OK,
-        Status::Missing | Status::Wrong => super::super::FAILED,
-        Status::Unknown => super::super::UNKNOWN,
+        Status::Ok | Status::Warn => OK,
+        Status::Missing | Status::Wrong => FAILED,
+        Status::Unknown => UNKNOWN,
     };
     let codes: Vec<u8> = findings.into_iter().map(|finding| code(finding.status)).collect();
-    let has = |wanted: u8| codes.contains(&wanted);
-    if has(super::super::FAILED) {
-        super::super::FAILED
-    } else if has(super::super::UNKNOWN) {
-        super::super::UNKNOWN
-    } else {
-        super::super::OK
-    }
+    [FAILED, UNKNOWN].into_iter().find(|code| codes.contains(code)).unwrap_or(OK)
 }
 
 #[cfg(test)]

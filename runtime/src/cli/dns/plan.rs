@@ -5,9 +5,13 @@
 
 use super::compare::{self, Published};
 use super::expectation::Expectation;
+use super::finding::cause;
 use super::observation::Observation;
 use super::{dmarc, spf, zone};
 use crate::dns::DnsError;
+
+/// Octets of a record that is shown to be replaced; a letter has no room for more.
+const MAX_REPLACED: usize = 1000;
 
 #[derive(Debug)]
 pub(super) struct Change {
@@ -62,7 +66,7 @@ pub(super) fn plan(expectation: &Expectation, observation: &Observation) -> Vec<
 }
 
 fn unknown(error: &DnsError, fresh: Vec<String>) -> Obstacle {
-    Obstacle::Unknown { cause: error.to_string(), fresh }
+    Obstacle::Unknown { cause: cause(error), fresh }
 }
 
 fn done(publish: String) -> Edit {
@@ -129,6 +133,9 @@ fn dmarc(expectation: &Expectation, observation: &Observation) -> Result<Edit, O
     };
     let remove: Vec<String> = found.records.iter().map(|record| line(&found.owner, record)).collect();
     let record = match found.records.as_slice() {
+        [one] if one.len() > MAX_REPLACED => {
+            return Err(Obstacle::People(format!("the DMARC record that is there has {} octets", one.len())));
+        }
         [] => return Ok(Edit { remove, publish: vec![fresh], is_done: false }),
         [one] => dmarc::Record::parse(one).ok(),
         _ => return Err(Obstacle::People("there are several DMARC records: leave one".to_owned())),

@@ -284,8 +284,8 @@ mod tests {
 
     #[test]
     fn faults_of_a_record() {
-        let many = format!("v=spf1 {} -all", vec!["include:x.example"; 11].join(" "));
-        let long = format!("v=spf1 {} -all", vec!["ip4:192.0.2.111"; 40].join(" "));
+        let many = format!("v=spf1 {} -all", ["include:x.example"; 11].join(" "));
+        let long = format!("v=spf1 {} -all", ["ip4:192.0.2.111"; 40].join(" "));
         for (text, grave, says) in [
             ("v=spf1 mx +all", true, "everybody"),
             ("v=spf1 mx all", true, "everybody"),

@@ -8,7 +8,7 @@ use crate::smtp::Domain;
 pub(super) const TTL: u32 = 3600;
 /// RFC 1035 §3.3: one character-string of a TXT record.
 const MAX_STRING: usize = 255;
-/// Octets of one record that are shown: strangers may publish 64 KiB.
+/// Characters of one record that are shown: strangers may publish 64 KiB. A key of 4096 bits has less.
 const MAX_SHOWN: usize = 1000;
 
 pub(super) fn mx(owner: &Domain, preference: u16, host: &str) -> String {
@@ -29,7 +29,9 @@ pub(super) fn txt(owner: &str, value: &[u8]) -> String {
 pub(super) fn shown(value: &[u8]) -> String {
     let (part, rest) = value.split_at(value.len().min(MAX_SHOWN));
     let mut text = escaped(part, false);
-    if !rest.is_empty() {
+    if text.len() > MAX_SHOWN || !rest.is_empty() {
+        // All of it is ASCII.
+        text.truncate(MAX_SHOWN);
         // Writing to a String can't fail.
         let _ = write!(text, "... ({} octets)", value.len());
     }
@@ -71,5 +73,6 @@ mod tests {
         assert_eq!(txt("a", b"x\"\n;y"), "a. 3600 IN TXT \"x\\\"\\010;y\"");
         let long = shown(&vec![b'x'; 65_000]);
         assert!(long.len() < 1100 && long.ends_with("x... (65000 octets)"), "{long}");
+        assert!(shown(&[0xff; 999]).len() < 1100);
     }
 }

@@ -120,8 +120,12 @@ fn is_public(address: IpAddr) -> bool {
         IpAddr::V4(four) => {
             let [a, b, ..] = four.octets();
             let shared = a == 100 && b & 0xc0 == 64;
-            !(four.is_private() || four.is_loopback() || four.is_link_local() || four.is_unspecified() || shared)
-                && !four.is_multicast()
+            !(four.is_private()
+                || four.is_loopback()
+                || four.is_link_local()
+                || four.is_unspecified()
+                || four.is_multicast()
+                || shared)
         }
         IpAddr::V6(six) => {
             !(six.is_loopback()
@@ -167,6 +171,6 @@ mod tests {
             ["ip4:192.0.2.1", "ip6:2001:db8::1"]
         );
         assert_eq!(own_mechanisms(&[], &host), ["a:mx.example.net"]);
-        assert_eq!(own_mechanisms(&vec![[192, 0, 2, 1].into(); 11], &host), ["a:mx.example.net"]);
+        assert_eq!(own_mechanisms(&[[192, 0, 2, 1].into(); 11], &host), ["a:mx.example.net"]);
     }
 }

@@ -121,7 +121,7 @@ fn r31_mx_with_preferences() {
 
 #[test]
 fn r26_spf() {
-    let many = format!("v=spf1 {} include:spf.example.net -all", vec!["a:x.example"; 10].join(" "));
+    let many = format!("v=spf1 {} include:spf.example.net -all", ["a:x.example"; 10].join(" "));
     let long = format!("v=spf1 {}", "x".repeat(65_000));
     for (found, status, says) in [
         (texts(&["v=spf1 include:spf.example.net ~all"]), Status::Ok, ""),
