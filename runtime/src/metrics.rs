@@ -141,6 +141,9 @@ metrics! {
     dns_queries: IntCounterVec = "postern_dns_queries_total" ["type", "result"];
     /// Time of one DNS query, cache hits included.
     dns_seconds: Histogram = "postern_dns_duration_seconds";
+    /// Addresses and domains of ours by what a block list said of them when it was asked last, by list and result (listed,
+    /// not-listed, error, timed-out).
+    blocklist_entries: IntGaugeVec = "postern_blocklist_entries" ["list", "result"];
     /// Events for the `event` hook that were not told, because too many waited.
     events_untold: IntCounter = "postern_events_untold_total";
     /// Events that were not written because the log could not keep up.

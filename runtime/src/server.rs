@@ -14,6 +14,7 @@ pub mod live;
 pub mod names;
 pub mod plugins;
 pub mod preparation;
+pub mod reputation;
 pub mod setup;
 pub mod status;
 pub mod story;
@@ -128,7 +129,7 @@ impl Server {
         let clerk = Clerk { log: log.clone(), metrics: metrics.clone() };
         let resolver = Resolver::new(setup::dns(settings), metrics.clone())?;
         let delivery = Arc::new(Delivery::new(setup::delivery(settings), resolver.clone(), metrics.clone())?);
-        let host = Arc::new(Host::new(setup::host(settings, compiler), services(&clerk, resolver))?);
+        let host = Arc::new(Host::new(setup::host(settings, compiler), services(&clerk, resolver.clone()))?);
         let started = live::start(&host, settings).await?;
         let incoming = spool.incoming_directory().to_owned();
         let room = spool.clone();
@@ -176,6 +177,8 @@ impl Server {
         if let Some(http) = sockets.http {
             server.serve_http(http, metrics, ready.clone());
         }
+        let watch = reputation::watch(server.live.clone(), resolver, server.gateway.clerk.clone());
+        server.services.spawn(watch);
         let facts = server.facts(settings, ready);
         server.serve_control(sockets.control, facts);
         Ok(server)

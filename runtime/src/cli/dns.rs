@@ -30,10 +30,10 @@ use super::{CliError, Context, OK, Streams};
 use crate::config::Settings;
 use crate::config::value::FromText as _;
 use crate::config::value::name::DnsServer;
-use crate::dns::Resolver;
 use crate::dns::blocklist::Subject;
+use crate::dns::{DnsError, Resolver};
 use crate::metrics::Metrics;
-use crate::server::setup;
+use crate::server::{reputation, setup};
 use crate::smtp::Domain;
 use expectation::{Expectation, Gateway};
 use finding::Finding;
@@ -143,15 +143,8 @@ impl Tools<'_> {
         Ok((expectation, observation))
     }
 
-    fn domains(&self) -> Vec<Domain> {
-        let tenants = self.settings.directory.tenants();
-        let mut domains: Vec<Domain> = tenants.flat_map(|tenant| tenant.domains.iter().cloned()).collect();
-        domains.sort();
-        domains
-    }
-
     async fn check(&self, domain: Option<&Domain>, streams: &mut Streams<'_>) -> Result<u8, CliError> {
-        let domains = domain.map_or_else(|| self.domains(), |domain| vec![domain.clone()]);
+        let domains = domain.map_or_else(|| reputation::domains(self.settings), |domain| vec![domain.clone()]);
         let own = Gateway::of(self.settings);
         let about_us = gateway::compare(&own, &observe_gateway(self.resolver, &own).await);
         let found = self.findings(&domains).await?;
@@ -194,15 +187,11 @@ impl Tools<'_> {
 
     /// Those of the config, else those of the host name.
     async fn egress(&self) -> Result<Vec<IpAddr>, CliError> {
-        let configured = &self.settings.identity.egress;
-        if !configured.is_empty() {
-            return Ok(configured.clone());
-        }
-        let host_name = &self.settings.server.host_name;
-        self.resolver.addresses(host_name.as_str()).await.map_err(|error| {
+        reputation::egress(self.settings, self.resolver).await.map_err(|error| {
+            let host_name = &self.settings.server.host_name;
             let text = format!("no `egress_addresses` in [identity], and the addresses of {host_name}: {error}");
             match error {
-                crate::dns::DnsError::Temporary(_) => CliError::Unknown(text),
+                DnsError::Temporary(_) => CliError::Unknown(text),
                 _ => CliError::Failed(text),
             }
         })
@@ -239,7 +228,8 @@ impl Tools<'_> {
             return Err(CliError::Usage("the config has no [[blocklist]] to ask".to_owned()));
         }
         let addresses = self.egress().await?.into_iter().map(Subject::Address);
-        let subjects: Vec<Subject> = addresses.chain(self.domains().into_iter().map(Subject::Domain)).collect();
+        let subjects: Vec<Subject> =
+            addresses.chain(reputation::domains(self.settings).into_iter().map(Subject::Domain)).collect();
         let rows = blocklists::ask(self.resolver, lists, &subjects).await;
         blocklists::show(&rows, self.context, streams)
     }

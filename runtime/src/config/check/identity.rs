@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::Checker;
+use super::{Checker, HOUR};
 use crate::config::settings::{Delivery, Identity, MailExchange};
 use crate::config::source::Span;
 use crate::config::value::At;
@@ -39,12 +40,23 @@ impl Checker<'_> {
         if spf.is_empty() {
             spf = own_mechanisms(&egress, host_name);
         }
-        let blocklist_interval = written.blocklist_interval.map(|at| at.value).filter(|interval| !interval.is_zero());
+        let blocklist_interval = self.interval(written.blocklist_interval);
         if blocklist_interval.is_some() && blocklists.is_empty() {
             self.findings.push_warning(None, "`blocklist_interval` does nothing without a [[blocklist]]".to_owned());
         }
         let dmarc_reports = written.dmarc_reports.map(|at| at.value);
         Some(Identity { mx, egress, spf, dmarc_reports, blocklists, blocklist_interval })
+    }
+
+    /// Zero: never.
+    fn interval(&mut self, written: Option<At<Duration>>) -> Option<Duration> {
+        let at = written.filter(|at| !at.value.is_zero())?;
+        if at.value < HOUR {
+            self.findings
+                .push_error(Some(at.span), "block lists must not be asked more often than once an hour".to_owned())
+                .help("their operators count the questions");
+        }
+        Some(at.value)
     }
 
     fn exchanges(&mut self, written: Vec<toml::Spanned<written::Exchange>>) -> Vec<MailExchange> {
