@@ -169,6 +169,8 @@ fn config(directory: &Path, listen: SocketAddr, sink: SocketAddr) -> String {
         directory = "{}"
         [log]
         file = "{}"
+        [chain]
+        platform = []
         [[tenant]]
         name = "example"
         domains = ["example.com"]

@@ -161,6 +161,8 @@ fn config(directory: &Path, listen: SocketAddr, http: SocketAddr) -> String {
         file = "{directory}/events.jsonl"
         [dns]
         system = false
+        [chain]
+        platform = []
         [[tenant]]
         name = "company"
         domains = ["company.example"]

@@ -25,6 +25,8 @@ tls = "none"
 directory = "spool"
 [log]
 file = "events.log"
+[chain]
+platform = []
 [[tenant]]
 name = "example"
 domains = ["example.com"]

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every module of `runtime/src` and those it may use. `*`: all of them.
-const USES: [(&str, &[&str]); 19] = [
+const USES: [(&str, &[&str]); 20] = [
     ("smtp", &[]),
     ("mail", &["smtp"]),
     // What is counted and told: types of the layers above only as names of series and events.
@@ -14,6 +14,7 @@ const USES: [(&str, &[&str]); 19] = [
     ("dns", &["smtp", "metrics", "log"]),
     ("tenancy", &["smtp", "mail"]),
     ("authentication", &["smtp", "mail", "dns", "metrics", "log"]),
+    ("signing", &["smtp", "mail"]),
     ("spool", &["smtp", "mail", "metrics", "log"]),
     ("pipeline", &["smtp", "mail", "authentication", "dns", "tenancy", "spool", "metrics", "log"]),
     // These four do not know each other: session → pipeline ← host. The queue hands jobs to a `NextHop`.

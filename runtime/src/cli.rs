@@ -8,6 +8,7 @@ pub mod check;
 pub mod completions;
 pub mod config;
 pub mod control;
+pub mod dkim;
 pub mod dns;
 pub mod man;
 pub mod password;
@@ -81,6 +82,9 @@ pub enum Tool {
     /// Compare DNS with what it should say, and tell what to publish.
     #[command(subcommand)]
     Dns(dns::Dns),
+    /// Look after the keys that mail is signed with.
+    #[command(subcommand)]
+    Dkim(dkim::Dkim),
     /// Tell the story of one message, from the event log; or follow the log.
     Trace(Trace),
     /// Read a password from standard input and print its hash, for `password_hash`.
@@ -259,6 +263,7 @@ pub fn run(tool: &Tool, context: &Context<'_>, streams: &mut Streams<'_>) -> u8 
         Tool::Plugin(plugin) => plugin::run(plugin, context, streams),
         Tool::Queue(queue) => queue::run(queue, context, streams),
         Tool::Dns(dns) => dns::run(dns, context, streams),
+        Tool::Dkim(dkim) => dkim::run(dkim, context, streams),
         Tool::Trace(trace) => trace::run(trace, context, streams),
         Tool::Password => password::run(context, streams),
         Tool::Completions { shell } => completions::run(*shell, streams),

@@ -16,6 +16,7 @@ pub mod queue;
 pub mod rehearsal;
 pub mod server;
 pub mod session;
+pub mod signing;
 pub mod smtp;
 pub mod spool;
 pub mod tenancy;

@@ -111,6 +111,8 @@ metrics! {
     reloads: IntCounterVec = "postern_reloads_total" ["result"];
     /// Counters that plugins keep of their own.
     plugin_custom: IntCounterVec = "postern_plugin_custom_total" ["plugin", "name"];
+    /// Signatures that mail was to have, by kind (dkim, arc) and result (made; left: ARC has no more to say of this mail; failed: the mail waits).
+    signatures: IntCounterVec = "postern_signatures_total" ["kind", "result"];
     /// Batches written to the spool with one sync each, by result (ok, failed).
     spool_commits: IntCounterVec = "postern_spool_commits_total" ["result"];
     /// Changes in one spool sync.
@@ -169,6 +171,11 @@ impl Metrics {
         ];
         for (series, labels) in known {
             labels.iter().for_each(|label| drop(series.with_label_values(&[*label])));
+        }
+        for (kind, result) in
+            [("dkim", "made"), ("dkim", "failed"), ("arc", "made"), ("arc", "left"), ("arc", "failed")]
+        {
+            drop(self.signatures.with_label_values(&[kind, result]));
         }
     }
 

@@ -330,7 +330,7 @@ impl Play {
         if let Some(reason) = &accepted.quarantine {
             return Fate::Quarantined(reason.clone());
         }
-        let preparation = Preparation { gateway: self.gateway.clone() };
+        let preparation = Preparation { gateway: self.gateway.clone(), signer: Arc::default() };
         let mut groups: Vec<(String, Vec<_>)> = Vec::new();
         for recipient in &accepted.envelope.recipients {
             let route = match preparation.destination(&accepted, recipient) {

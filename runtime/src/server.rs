@@ -16,6 +16,7 @@ pub mod plugins;
 pub mod preparation;
 pub mod reputation;
 pub mod setup;
+pub mod signing;
 pub mod status;
 pub mod story;
 pub mod supervisor;
@@ -40,6 +41,7 @@ use self::listener::Gate;
 use self::live::{Live, Parts, Refusal};
 use self::names::Names;
 use self::preparation::Preparation;
+use self::signing::Signer;
 use self::status::Facts;
 use self::supervisor::Supervisor;
 use self::tls::Certificates;
@@ -129,14 +131,16 @@ impl Server {
         let clerk = Clerk { log: log.clone(), metrics: metrics.clone() };
         let resolver = Resolver::new(setup::dns(settings), metrics.clone())?;
         let delivery = Arc::new(Delivery::new(setup::delivery(settings), resolver.clone(), metrics.clone())?);
-        let host = Arc::new(Host::new(setup::host(settings, compiler), services(&clerk, resolver.clone()))?);
+        let signer = Arc::new(Signer::new(settings));
+        let host =
+            Arc::new(Host::new(setup::host(settings, compiler), services(&clerk, resolver.clone(), signer.clone()))?);
         let started = live::start(&host, settings).await?;
         let incoming = spool.incoming_directory().to_owned();
         let room = spool.clone();
         let snapshot = setup::snapshot(settings, incoming.clone(), started.chains);
         let has_room = Box::new(move |octets| room.has_room_for(octets));
         let gateway = Arc::new(Gateway::new(snapshot, clerk, has_room));
-        let prepare = Arc::new(Preparation { gateway: gateway.clone() });
+        let prepare = Arc::new(Preparation { gateway: gateway.clone(), signer: signer.clone() });
         let queue = Queue::new(setup::queue(settings), spool.clone(), delivery.clone(), prepare, log, metrics.clone());
         let (stopping, stopped) = watch::channel(false);
         let limits = Arc::new(ArcSwap::from_pointee(setup::connections(settings)));
@@ -150,6 +154,7 @@ impl Server {
             limits: limits.clone(),
             supervisor: supervisor.clone(),
             certificates: Certificates::new(settings),
+            signer,
             registry: started.registry,
         };
         let mut server = Self {
@@ -386,14 +391,15 @@ fn standing(spool: &SegmentSpool, metrics: &Metrics) -> String {
     format!("{takes}; {} sessions, {queued} messages in the queue", metrics.sessions_open.get())
 }
 
-fn services(clerk: &Clerk, resolver: Resolver) -> host::Services {
-    host::Services::new(
+fn services(clerk: &Clerk, resolver: Resolver, signer: Arc<Signer>) -> host::Services {
+    let services = host::Services::new(
         clerk.log.clone(),
         clerk.metrics.clone(),
         Arc::new(Names(resolver)),
         host::counter::system_clock(),
         Calendar::new(TimeZone::system()),
-    )
+    );
+    host::Services { keys: signer, ..services }
 }
 
 /// Every plugin of the mail's scopes that wants to know.

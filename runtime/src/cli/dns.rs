@@ -34,8 +34,9 @@ use crate::dns::blocklist::Subject;
 use crate::dns::{DnsError, Resolver};
 use crate::metrics::Metrics;
 use crate::server::{reputation, setup};
+use crate::signing::{self, Selector};
 use crate::smtp::Domain;
-use expectation::{Expectation, Gateway};
+use expectation::{Expectation, Gateway, Key};
 use finding::Finding;
 use letter::Language;
 use observation::{Observation, observe, observe_gateway};
@@ -134,7 +135,14 @@ struct Tools<'a> {
 
 impl Tools<'_> {
     fn expectation(&self, domain: &Domain) -> Result<Expectation, CliError> {
-        Ok(Expectation::of(domain, self.settings, Vec::new()))
+        let ring = &self.settings.signing.keys;
+        let pairs = ring.selectors(domain).filter_map(|selector| Some((selector, ring.key(domain, selector)?)));
+        let key = |(selector, key): (&Selector, &Arc<signing::Key>)| {
+            let record =
+                key.record().map_err(|error| CliError::Failed(format!("key {selector} of {domain}: {error}")))?;
+            Ok::<_, CliError>(Key { selector: selector.to_string(), record })
+        };
+        Ok(Expectation::of(domain, self.settings, pairs.map(key).collect::<Result<_, _>>()?))
     }
 
     async fn look_at(&self, domain: &Domain) -> Result<(Expectation, Observation), CliError> {

@@ -7,6 +7,7 @@ mod identity;
 mod installed;
 mod listener;
 mod plugin;
+mod signing;
 mod tenant;
 
 use std::collections::HashMap;
@@ -81,6 +82,7 @@ impl Checker<'_> {
         let delivery = self.delivery(written.delivery);
         let dns = self.dns(written.dns);
         let identity = self.identity(written.identity, written.blocklist, host_name.as_ref(), &delivery);
+        let signing = self.signing(written.signing, spool.as_ref(), &queue);
         let installation = self.installation(&written.plugins, spool.as_ref());
         let settings = Settings {
             server: server?,
@@ -92,6 +94,7 @@ impl Checker<'_> {
             smart_hosts,
             dns,
             identity: identity?,
+            signing: signing?,
             directory: directory?,
             resellers,
             plugins: plugins.into_all(),

@@ -95,6 +95,7 @@ impl Shower<'_> {
         single("delivery", one("delivery"), default::delivery(settings));
         single("dns", one("dns"), default::dns(settings));
         single("identity", one("identity"), default::identity(settings));
+        single("signing", one("signing"), default::signing(settings));
         single("log", one("log"), default::log(settings));
         single("plugins", one("plugins"), default::plugins(settings));
         single("chain", one("chain"), default::chain(settings));

@@ -9,7 +9,7 @@ use super::source::Span;
 use super::suggest::did_you_mean;
 
 /// Every section, and whether it is a list.
-const SECTIONS: [(&str, bool); 18] = [
+const SECTIONS: [(&str, bool); 19] = [
     ("server", false),
     ("tls", false),
     ("spool", false),
@@ -17,6 +17,7 @@ const SECTIONS: [(&str, bool); 18] = [
     ("delivery", false),
     ("dns", false),
     ("identity", false),
+    ("signing", false),
     ("chain", false),
     ("plugins", false),
     ("log", false),

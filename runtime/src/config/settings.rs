@@ -17,6 +17,7 @@ pub use super::value::word::{Grant, ListenerTls};
 use crate::dns::blocklist::BlockList;
 use crate::mail::TlsPolicy;
 use crate::pipeline::{Directions, OnFailure, Role, Scope};
+use crate::signing::Keyring;
 use crate::smtp::{Domain, Host, Mailbox};
 use crate::tenancy::Directory;
 
@@ -34,6 +35,7 @@ pub struct Settings {
     pub smart_hosts: Vec<SmartHost>,
     pub dns: Dns,
     pub identity: Identity,
+    pub signing: Signing,
     pub directory: Directory,
     pub resellers: Vec<Arc<str>>,
     /// All that are declared, used or not. Names differ within a scope and from those of the scopes above it.
@@ -227,6 +229,18 @@ pub struct Identity {
 pub struct MailExchange {
     pub preference: u16,
     pub host: Domain,
+}
+
+/// DKIM and ARC.
+#[derive(Debug, Clone)]
+pub struct Signing {
+    /// Holds the keys, if it is there.
+    pub directory: PathBuf,
+    pub keys: Arc<Keyring>,
+    /// Signatures say when they were made.
+    pub timestamp: bool,
+    /// After which DKIM signatures expire; `None`: never.
+    pub validity: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

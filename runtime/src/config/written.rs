@@ -32,6 +32,7 @@ pub struct Written {
     pub delivery: Delivery,
     pub dns: Dns,
     pub identity: Identity,
+    pub signing: Signing,
     pub chain: Chain,
     pub plugins: Plugins,
     pub log: Log,
@@ -56,6 +57,7 @@ impl Written {
             delivery: section::one(&mut root, "delivery", findings),
             dns: section::one(&mut root, "dns", findings),
             identity: section::one(&mut root, "identity", findings),
+            signing: section::one(&mut root, "signing", findings),
             chain: section::one(&mut root, "chain", findings),
             plugins: section::one(&mut root, "plugins", findings),
             log: section::one(&mut root, "log", findings),
@@ -270,6 +272,15 @@ pub struct Blocklist {
     pub lists: Option<At<Subjects>>,
     #[serde(default)]
     pub codes: Vec<At<IpNet>>,
+}
+
+/// `[signing]`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Signing {
+    pub directory: Option<At<PathBuf>>,
+    pub timestamp: Option<bool>,
+    pub validity: Option<At<Duration>>,
 }
 
 /// `[log]`.

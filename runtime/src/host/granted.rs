@@ -417,7 +417,7 @@ async fn the_store_outlasts_the_call() {
 struct OneKey;
 
 impl Keys for OneKey {
-    fn selectors(&self, scope: &Scope, domain: &Domain) -> Option<Vec<Box<str>>> {
+    fn selectors(&self, scope: &Scope, _: Option<&Mail>, domain: &Domain) -> Option<Vec<Box<str>>> {
         match (scope, domain.as_str()) {
             (Scope::Tenant(tenant), "example.com") if &**tenant == "acme" => Some(vec!["s1".into()]),
             (_, "example.org") => Some(Vec::new()),

@@ -10,6 +10,15 @@ pub enum SignatureKind {
     Arc,
 }
 
+impl SignatureKind {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dkim => "dkim",
+            Self::Arc => "arc",
+        }
+    }
+}
+
 /// Carried out last, over the mail as it leaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignatureRequest {

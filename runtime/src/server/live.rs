@@ -16,6 +16,7 @@ use super::plugins::{
     self, Also, Change, Effective, Loaded, PluginError, Rack, Record as Installed, Registry, Tolerated,
 };
 use super::setup;
+use super::signing::Signer;
 use super::supervisor::Supervisor;
 use super::tls::Certificates;
 use super::trial::Trials;
@@ -51,6 +52,7 @@ pub struct Parts {
     pub limits: Arc<ArcSwap<Limits>>,
     pub supervisor: Supervisor,
     pub certificates: Certificates,
+    pub signer: Arc<Signer>,
     pub registry: Registry,
 }
 
@@ -327,6 +329,7 @@ impl Live {
         self.parts.queue.configure(setup::queue(&settings));
         self.parts.limits.store(Arc::new(setup::connections(&settings)));
         self.parts.certificates.replace(&settings);
+        self.parts.signer.replace(&settings);
         let new = Arc::new(setup::snapshot(&settings, self.parts.incoming.clone(), loaded.chains.clone()));
         let old = self.parts.gateway.current.swap(new.clone());
         let message = describe(&self.started, &settings, &loaded.changes);

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use super::signing::Signer;
 use crate::mail::{Mail, Recipient, Route};
 use crate::pipeline::{Direction, Hearing, SessionFacts, SessionStanding, Stage, TransactionStanding, Verdict};
 use crate::queue::{Accepted, Kind, Prepare, Prepared};
@@ -10,6 +11,7 @@ use crate::session::machine::Gateway;
 
 pub struct Preparation {
     pub gateway: Arc<Gateway>,
+    pub signer: Arc<Signer>,
 }
 
 impl Prepare for Preparation {
@@ -46,7 +48,9 @@ impl Prepare for Preparation {
             // Whoever edits it makes a copy.
             let edited = !Arc::ptr_eq(&before, &after);
             drop(before);
-            Prepared { verdict, mail: Arc::unwrap_or_clone(after), judged: true, edited }
+            let mut mail = Arc::unwrap_or_clone(after);
+            let (verdict, signed) = self.sign(verdict, &mut mail).await;
+            Prepared { verdict, mail, judged: true, edited: edited || signed }
         })
     }
 
@@ -62,6 +66,20 @@ impl Prepare for Preparation {
             return None;
         }
         accepted.tenant.as_ref().and_then(|name| directory.tenant(name)).and_then(|tenant| tenant.outbound.clone())
+    }
+}
+
+impl Preparation {
+    /// Last of all: what is signed here is stored, and nobody changes it any more. One that a plugin wants refused or kept
+    /// back is signed, too: an operator may let it go.
+    async fn sign(&self, verdict: Verdict, mail: &mut Mail) -> (Verdict, bool) {
+        if matches!(verdict, Verdict::Discard | Verdict::Defer(_) | Verdict::Disconnect(_)) {
+            return (verdict, false);
+        }
+        match self.signer.sign(mail, &self.gateway.clerk).await {
+            Ok(signed) => (verdict, signed),
+            Err(reply) => (Verdict::Defer(reply), false),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ pub enum SigningError {
     Stage,
     /// There is no such key.
     NoKey,
-    /// The domain is none of this scope's.
+    /// The domain is none of this scope's, or another tenant's than the mail's.
     Denied,
     /// More than 8 requests.
     Full,

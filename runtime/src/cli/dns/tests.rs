@@ -10,6 +10,8 @@ use hickory_resolver::proto::rr::rdata::NS;
 
 use crate::cli::{Cli, Command, Context, FAILED, OK, Streams, UNKNOWN, WRONG, run};
 use crate::dns::responder::{Answer, Responder, absolute, txt};
+use crate::signing::{Algorithm, Selector, keyring};
+use crate::smtp::Domain;
 
 const IDENTITY: &str = "[identity]\nmx = [\"mx1.example.net\", { host = \"mx2.example.net\", preference = 30 }]\n\
     egress_addresses = [\"192.0.2.25\"]\ndmarc_reports = \"dmarc@example.net\"\n";
@@ -172,6 +174,41 @@ async fn r26_r28_records_are_lines_of_a_zone_in_the_order_of_r6() {
     let json = bench.dns("records company.com --json").await.json();
     let states: Vec<_> = json["records"].as_array().unwrap().iter().map(|record| &record["state"]).collect();
     assert!(states.iter().all(|state| *state == "in-place") && json["own_zone"].is_null(), "{json}");
+}
+
+/// A key of the gateway's comes into check, records and letter; one of somebody else's is never overwritten.
+#[tokio::test]
+async fn r27_r30_the_keys_that_sign_are_checked_and_told() {
+    let bench = Bench::new(IDENTITY).await;
+    bench.complete();
+    let (domain, selector) = (Domain::parse("company.com").unwrap(), Selector::parse("s1").unwrap());
+    let keys = bench.directory.path().join("spool/keys");
+    std::fs::create_dir(bench.directory.path().join("spool")).unwrap();
+    let (key, _) = keyring::create(&keys, &domain, &selector, Algorithm::Ed25519).unwrap();
+    let (name, record) = ("s1._domainkey.company.com", key.record().unwrap());
+    let line = format!("{name}. 3600 IN TXT \"{record}\"\n");
+
+    let given = bench.dns("check company.com").await;
+    assert!(given.code == FAILED && given.out.contains(&format!("  missing DKIM        {name}")), "{given:?}");
+    assert!(bench.dns("records company.com").await.out.contains(&line));
+    assert!(bench.dns("letter company.com --lang fr").await.out.contains(&format!("    {line}")));
+
+    bench.set_txt(name, &[&record]);
+    assert_eq!(bench.dns("check company.com").await.code, OK);
+    assert!(bench.dns("letter company.com").await.out.is_empty());
+
+    bench.set_txt(name, &["v=DKIM1; k=rsa; p=MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A"]);
+    let given = bench.dns("check company.com").await;
+    assert!(given.code == FAILED && given.out.contains("not to be overwritten"), "{given:?}");
+    let given = bench.dns("records company.com").await;
+    assert!(given.code == FAILED && !given.out.contains(&line), "{given:?}");
+    assert_eq!(bench.dns("letter company.com").await.code, FAILED);
+
+    // Two keys side by side, while one takes the other's place.
+    keyring::create(&keys, &domain, &Selector::parse("s2").unwrap(), Algorithm::Rsa).unwrap();
+    let out = bench.dns("records company.com").await.out;
+    let rsa = out.lines().find(|line| line.starts_with("s2._domainkey.company.com.")).unwrap();
+    assert_eq!(rsa.matches('"').count(), 4, "in two strings: {rsa}");
 }
 
 #[tokio::test]

@@ -141,6 +141,15 @@ pub(super) fn blocklist(list: Option<&BlockList>) -> Vec<Filled> {
     vec![none("name"), none("zone"), value("lists", lists), self::list("codes")]
 }
 
+pub(super) fn signing(settings: &Settings) -> Vec<Filled> {
+    let signing = &settings.signing;
+    vec![
+        value("directory", absolute(&signing.directory)),
+        value("timestamp", signing.timestamp),
+        Filled::Default("validity", signing.validity.map(|validity| duration_text(validity).into())),
+    ]
+}
+
 pub(super) fn log(settings: &Settings) -> Vec<Filled> {
     vec![none("file"), value("level", settings.log.level.as_str().to_ascii_lowercase())]
 }

@@ -66,7 +66,7 @@ impl Authenticator for Absent {
 }
 
 impl Keys for Absent {
-    fn selectors(&self, _: &Scope, _: &Domain) -> Option<Vec<Box<str>>> {
+    fn selectors(&self, _: &Scope, _: Option<&Mail>, _: &Domain) -> Option<Vec<Box<str>>> {
         Some(Vec::new())
     }
 }
