@@ -16,7 +16,7 @@ RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 BENCH = python3 -B benches/harness --postern $(RELEASE)/postern --load $(RELEASE)/load
 BENCH_OPTIONS = $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick) $(if $(SCRATCH),--scratch $(SCRATCH)) $(if $(SERVERS),--servers $(SERVERS)) $(BENCH_FLAGS)
 
-.PHONY: bench bench-build bench-micro bench-swap run test build plugins install uninstall lint test-crash test-js test-monitoring test-peers clean need-rust
+.PHONY: bench bench-build bench-chain bench-micro bench-swap run test build plugins install uninstall lint test-crash test-js test-monitoring test-peers clean need-rust
 
 run: plugins
 	$(CARGO) run --quiet --package postern -- localserve $(RUN_FLAGS)
@@ -84,7 +84,11 @@ test-peers: plugins
 bench: bench-build
 	$(BENCH) $(BENCH_OPTIONS) all
 
-# Only the second half of it.
+# Only what the default chain costs.
+bench-chain: bench-build
+	$(BENCH) $(BENCH_OPTIONS) chain
+
+# Only the plugin swaps.
 bench-swap: bench-build
 	$(BENCH) $(BENCH_OPTIONS) swap
 

@@ -16,6 +16,7 @@ const USES: [(&str, &[&str]); 20] = [
     ("authentication", &["smtp", "mail", "dns", "metrics", "log"]),
     ("signing", &["smtp", "mail"]),
     ("spool", &["smtp", "mail", "metrics", "log"]),
+    ("scan", &["smtp", "mail", "metrics"]),
     ("pipeline", &["smtp", "mail", "authentication", "dns", "tenancy", "spool", "metrics", "log"]),
     // These four do not know each other: session → pipeline ← host. The queue hands jobs to a `NextHop`.
     ("session", MIDDLE),

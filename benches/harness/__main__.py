@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import chain
 import compare
 import machine
 import report
@@ -35,13 +36,13 @@ def main():
 
 def arguments():
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("part", choices=["all", "compare", "swap"])
+    parser.add_argument("part", choices=["all", "compare", "chain", "swap"])
     parser.add_argument("--postern", required=True, help="the program, built for release")
     parser.add_argument("--load", required=True, help="the timing client, built for release")
     parser.add_argument("--rounds", type=int, help="of each cell (5; 2 with --quick)")
     parser.add_argument("--seconds", type=float, help="of one run (4; 1.5 with --quick)")
     parser.add_argument("--limit", type=float, help="seconds for everything (780; 175 with --quick)")
-    parser.add_argument("--swaps", type=int, help="in a run of plugin swaps (100; 20 with --quick)")
+    parser.add_argument("--swaps", type=int, help="in all runs of plugin swaps (100; 20 with --quick)")
     parser.add_argument("--quick", action="store_true", help="a rough look in three minutes")
     parser.add_argument("--servers", default="postern,postfix", help="a comma between them")
     parser.add_argument("--scratch", default="/var/tmp", help="a directory on a real disk")
@@ -74,17 +75,20 @@ def measured(options, scratch, sink):
     begun = time.monotonic()
     plan = compare.Plan(options.rounds, options.seconds, options.limit, options.load, options.quick)
     made = {"postern": lambda: servers.Postern(scratch, options.postern), "postfix": lambda: servers.Postfix(scratch)}
-    peers = [made[name]() for name in options.servers] if options.part != "swap" else []
+    peers = [made[name]() for name in options.servers] if options.part in ("all", "compare") else []
     settings = facts(options, scratch, peers)
     sink.start()
-    rows, replies, swaps, remarks = [], [], [], []
+    rows, replies, chains, swaps, remarks = [], [], [], [], []
     try:
+        if options.part in ("all", "chain"):
+            plan.give(0.2)
+            chain.runs(scratch, options.postern, sink, plan, log, chains)
         if peers:
             plan.give(0.7)
             compare.rates(peers, sink, plan, log, rows)
             plan.give(0.8)
             compare.replies(peers, sink, plan, log, rows, replies)
-        if options.part != "compare":
+        if options.part in ("all", "swap"):
             plan.give(1.0)
             swap.runs(scratch, options.postern, sink, plan, log, options.swaps, swaps)
     except Failed as error:
@@ -92,11 +96,12 @@ def measured(options, scratch, sink):
         remarks.append(f"ended early: {error}")
     failures = remarks + report.failures(swaps)
     remarks = failures + [f"slower than Postfix: {cell}" for cell in report.slower(rows)]
+    remarks += report.dear(chains)
     remarks += ["the time was up before all rounds were run"] if plan.cut else []
     if peers and (missing := {cell.name for cell in compare.CELLS} - {row.cell for row in rows}):
         remarks.append(f"not measured: {'; '.join(sorted(missing))}")
     settings.append(("Time", f"{time.monotonic() - begun:.0f} s"))
-    report.write(options.results, settings, rows, replies, swaps, remarks)
+    report.write(options.results, settings, rows, replies, chains, swaps, remarks)
     for remark in remarks:
         log(remark)
     log(f"{options.results} is written")
@@ -112,7 +117,7 @@ def facts(options, scratch, peers):
         *machine.description(),
         ("Disk", f"{kind} on {device}; 4 KiB and fdatasync take {median:.0f} µs (median), {worst:.0f} µs (p99)"),
         *((server.name, f"{server.version()}; {server.durability}") for server in peers),
-        ("Chain", "the plugins of `postern localserve`, limits per client lifted; no TLS, no DNS, one recipient"),
+        ("Chain", "the default one, limits per client lifted; no TLS, no DNS, one recipient"),
         ("Rounds", f"{options.rounds} of {options.seconds:g} s each"),
     ]
 

@@ -109,7 +109,8 @@ class Plan:
         self.rounds = rounds
         #: Of the other parts.
         self.reply_rounds = min(rounds, 1 if quick else 3)
-        self.swap_rounds = 1
+        #: Runs with and without swaps, alternately: what the machine does meanwhile hits both.
+        self.swap_rounds = 1 if quick else 4
         #: Of one run.
         self.seconds = seconds
         self.load = load

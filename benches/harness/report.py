@@ -4,6 +4,9 @@ import dataclasses
 import json
 import statistics
 
+import chain
+
+CHAINS = (chain.NONE, chain.DEFAULT)
 COMMANDS = [("MAIL", "MAIL"), ("RCPT", "RCPT"), ("DATA", "DATA"), ("message", "the message")]
 
 #: Cores busy with other things, above which a run is not to be trusted.
@@ -19,16 +22,17 @@ NOT_MEASURED = [
 ]
 
 
-def write(path, facts, rows, replies, swaps, remarks):
+def write(path, facts, rows, replies, chains, swaps, remarks):
     parts = [
         "# Results\n\nWritten by `make bench`; [`README.md`](README.md) says what is measured and how to read it.\n",
         section("Machine and settings", bullets(f"{name}: {value}" for name, value in facts)),
         section("Rate and cost", rate_table(rows)) if rows else "",
         section("Replies at the same load", reply_table(replies)) if replies else "",
+        section("The default chain", chain_table(chains)) if chains else "",
         section("Plugin swap under load", swap_table(swaps)) if swaps else "",
         section("Not measured", bullets(NOT_MEASURED)),
         section("Remarks", bullets(remarks)) if remarks else "",
-        section("Rows", raw(rows, replies, swaps)),
+        section("Rows", raw(rows, replies, chains, swaps)),
     ]
     path.write_text("\n".join(filter(None, parts)))
 
@@ -88,6 +92,30 @@ def reply_table(replies):
     return "Milliseconds; the last two columns are Postern's share of Postfix's.\n\n" + table(head, lines)
 
 
+def chain_table(chains):
+    """CPU for one mail with the default chain and without a plugin."""
+    without, default = ([row for row in chains if row.server == name] for name in (chain.NONE, chain.DEFAULT))
+    cpu, rate = (lambda row: row.cpu_ms), (lambda row: row.rate)
+    head = ["work", "no plugin ms", "default chain ms", "CPU", "(rounds)", "target", "no plugin /s", "default chain /s"]
+    line = [
+        chain.CELL.name,
+        *(number(median(rows, cpu)) for rows in (without, default)),
+        *ratio(default, without, cpu),
+        f"at most {chain.TARGET}",
+        *(number(median(rows, rate)) for rows in (without, default)),
+    ]
+    return "CPU of the gateway for one unsigned mail, DNS answers out of its cache.\n\n" + table(head, [line])
+
+
+def dear(chains):
+    """The default chain costs more than it may."""
+    cost = {name: median([row for row in chains if row.server == name], lambda row: row.cpu_ms) for name in CHAINS}
+    value = quotient(cost[chain.DEFAULT], cost[chain.NONE])
+    if value is None or value <= chain.TARGET:
+        return []
+    return [f"the default chain takes {value:.2f} of the CPU without plugins, at most {chain.TARGET} was the aim"]
+
+
 def swap_table(swaps):
     without, with_swaps = ([run for run in swaps if bool(run.swaps) == swapped] for swapped in (False, True))
     if not with_swaps:
@@ -142,11 +170,11 @@ def slower(rows):
     return found
 
 
-def raw(rows, replies, swaps):
+def raw(rows, replies, chains, swaps):
     """One JSON object a line: everything that was seen."""
     lines = [
         json.dumps({"kind": kind, **{name: rounded(value) for name, value in dataclasses.asdict(row).items()}})
-        for kind, some in (("rate", rows), ("replies", replies), ("swap", swaps))
+        for kind, some in (("rate", rows), ("replies", replies), ("chain", chains), ("swap", swaps))
         for row in some
     ]
     return "```json\n" + "\n".join(lines) + "\n```"

@@ -5,6 +5,7 @@ replaced again and again, each time by a version that was never seen before, so 
 measured. Replies with and without swaps are compared, and every mail that was taken must reach the sink once.
 """
 
+import math
 import statistics
 import time
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ def runs(scratch, program, sink, plan, log, swaps, found):
     with compare.running([gateway], sink):
         offered = round(full_rate(gateway, sink, plan) / 2)
         numbers = iter(range(1, 1_000_000))
+        swaps = math.ceil(swaps / plan.swap_rounds)
         seconds = min(LONGEST, swaps * interval(gateway, numbers))
         for number in range(plan.swap_rounds):
             if plan.is_over(log):

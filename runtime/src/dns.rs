@@ -9,6 +9,7 @@
 
 pub mod blocklist;
 mod cache;
+mod literal;
 #[cfg(test)]
 pub(crate) mod responder;
 mod upstream;
@@ -24,6 +25,7 @@ use tokio::time::{Instant, timeout};
 use crate::metrics::Metrics;
 use crate::smtp::Domain;
 use cache::Cache;
+pub use literal::LiteralName;
 use upstream::Upstream;
 
 /// RFC 7208 §4.6.4 and §5.5: names of one address beyond these are not looked at.
@@ -157,26 +159,18 @@ impl Resolver {
     }
 
     pub async fn ipv4(&self, name: &str) -> Result<Vec<Ipv4Addr>, DnsError> {
-        self.ask(name, RecordType::A, |data| match data {
-            RData::A(a) => Some(a.0),
-            _ => None,
-        })
-        .await
+        self.ask(absolute_name(name), RecordType::A, ipv4_in).await
     }
 
     pub async fn ipv6(&self, name: &str) -> Result<Vec<Ipv6Addr>, DnsError> {
-        self.ask(name, RecordType::AAAA, |data| match data {
-            RData::AAAA(aaaa) => Some(aaaa.0),
-            _ => None,
-        })
-        .await
+        self.ask(absolute_name(name), RecordType::AAAA, ipv6_in).await
     }
 
     /// Best first. Empty when there are records, but none with a name that a host can have: that is not `NotFound`,
     /// after which the domain itself would be tried (RFC 5321 §5.1).
     pub async fn mx(&self, domain: &Domain) -> Result<Vec<Exchange>, DnsError> {
         let records = self
-            .ask(domain.as_str(), RecordType::MX, |data| match data {
+            .ask(absolute_name(domain.as_str()), RecordType::MX, |data| match data {
                 RData::MX(mx) => Some((mx.preference, mx.exchange.clone())),
                 _ => None,
             })
@@ -198,17 +192,22 @@ impl Resolver {
 
     /// Each record's character-strings joined without space (RFC 7208 §3.3, RFC 6376 §3.6.2.2).
     pub async fn txt(&self, name: &str) -> Result<Vec<Vec<u8>>, DnsError> {
-        self.ask(name, RecordType::TXT, |data| match data {
-            RData::TXT(txt) => Some(txt.txt_data.concat()),
-            _ => None,
-        })
-        .await
+        self.ask(absolute_name(name), RecordType::TXT, text_in).await
+    }
+
+    /// Whether there is such a name, with whatever records or none (RFC 8020): all but NXDOMAIN.
+    pub async fn exists(&self, name: &str) -> Result<bool, DnsError> {
+        match self.ask_counted(absolute_name(name), RecordType::A).await {
+            Ok(_) => Ok(true),
+            Err(DnsError::NotFound) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// PTR: the names of an address.
     pub async fn names_of(&self, address: IpAddr) -> Result<Vec<Domain>, DnsError> {
         let name = Name::from(address.to_canonical()).to_ascii();
-        self.ask(&name, RecordType::PTR, |data| match data {
+        self.ask(absolute_name(&name), RecordType::PTR, |data| match data {
             RData::PTR(ptr) => domain_of(&ptr.0),
             _ => None,
         })
@@ -216,7 +215,7 @@ impl Resolver {
     }
 
     pub async fn ns(&self, name: &str) -> Result<Vec<Domain>, DnsError> {
-        self.ask(name, RecordType::NS, |data| match data {
+        self.ask(absolute_name(name), RecordType::NS, |data| match data {
             RData::NS(ns) => domain_of(&ns.0),
             _ => None,
         })
@@ -226,7 +225,7 @@ impl Resolver {
     /// What the name is an alias of.
     pub async fn cname(&self, name: &str) -> Result<Domain, DnsError> {
         let targets = self
-            .ask(name, RecordType::CNAME, |data| match data {
+            .ask(absolute_name(name), RecordType::CNAME, |data| match data {
                 RData::CNAME(cname) => domain_of(&cname.0),
                 _ => None,
             })
@@ -270,21 +269,33 @@ impl Resolver {
 
     async fn ask<T>(
         &self,
-        name: &str,
+        name: Result<Name, DnsError>,
         kind: RecordType,
         pick: impl Fn(&RData) -> Option<T>,
     ) -> Result<Vec<T>, DnsError> {
-        let start = Instant::now();
-        let answer = self.look_up(name, kind).await;
-        let inner = &self.0;
-        inner.metrics.dns_seconds.observe(start.elapsed().as_secs_f64());
-        let result = answer.as_ref().map_or_else(DnsError::label, |_| "ok");
-        inner.metrics.dns_queries.with_label_values(&[kind_label(kind), result]).inc();
-        Ok(answer?.iter().filter_map(pick).collect())
+        let answer = self.ask_counted(name, kind).await?;
+        if answer.is_empty() { Err(DnsError::NotFound) } else { Ok(answer.iter().filter_map(pick).collect()) }
     }
 
-    async fn look_up(&self, name: &str, kind: RecordType) -> Result<Arc<[RData]>, DnsError> {
-        let name = absolute_name(name)?;
+    /// Empty: the name has no such record (NODATA). `NotFound`: there is no such name (NXDOMAIN).
+    async fn ask_counted(&self, name: Result<Name, DnsError>, kind: RecordType) -> Result<Arc<[RData]>, DnsError> {
+        let start = Instant::now();
+        let answer = match name {
+            Ok(name) => self.look_up(name, kind).await,
+            Err(error) => Err(error),
+        };
+        let inner = &self.0;
+        inner.metrics.dns_seconds.observe(start.elapsed().as_secs_f64());
+        let result = match &answer {
+            Ok(data) if data.is_empty() => DnsError::NotFound.label(),
+            Ok(_) => "ok",
+            Err(error) => error.label(),
+        };
+        inner.metrics.dns_queries.with_label_values(&[kind_label(kind), result]).inc();
+        answer
+    }
+
+    async fn look_up(&self, name: Name, kind: RecordType) -> Result<Arc<[RData]>, DnsError> {
         let Some(upstream) = &self.0.upstream else {
             return Err(DnsError::Temporary("no name server is configured".to_owned()));
         };
@@ -311,6 +322,27 @@ impl Resolver {
 
     fn lock_cache(&self) -> std::sync::MutexGuard<'_, Cache> {
         self.0.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn ipv4_in(data: &RData) -> Option<Ipv4Addr> {
+    match data {
+        RData::A(a) => Some(a.0),
+        _ => None,
+    }
+}
+
+fn ipv6_in(data: &RData) -> Option<Ipv6Addr> {
+    match data {
+        RData::AAAA(aaaa) => Some(aaaa.0),
+        _ => None,
+    }
+}
+
+fn text_in(data: &RData) -> Option<Vec<u8>> {
+    match data {
+        RData::TXT(txt) => Some(txt.txt_data.concat()),
+        _ => None,
     }
 }
 

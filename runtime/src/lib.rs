@@ -1,8 +1,9 @@
 //! Postern, a programmable mail gateway.
 //!
 //! Dependencies between the modules point one way (`tests/tidy.rs` enforces it):
-//! `server, config → session, host, queue, delivery → pipeline, spool, dns, tenancy → mail → smtp`.
+//! `server, config → session, host, queue, delivery → pipeline, spool, authentication, dns, tenancy → mail → smtp`.
 
+pub mod authentication;
 pub mod cli;
 pub mod config;
 pub mod delivery;
@@ -14,6 +15,7 @@ pub mod metrics;
 pub mod pipeline;
 pub mod queue;
 pub mod rehearsal;
+pub mod scan;
 pub mod server;
 pub mod session;
 pub mod signing;

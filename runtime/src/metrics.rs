@@ -77,6 +77,10 @@ metrics! {
     tls_handshakes: IntCounterVec = "postern_tls_handshakes_total" ["result"];
     /// AUTH attempts, by result (ok, failed, cancelled).
     authentications: IntCounterVec = "postern_authentications_total" ["result"];
+    /// Results of sender authentication, by method (spf, spf-helo, dkim, dmarc, arc) and result (the words of RFC 8601).
+    authentication: IntCounterVec = "postern_authentication_total" ["method", "result"];
+    /// Time to find out who has sent a mail, DNS included, by method.
+    authentication_seconds: HistogramVec = "postern_authentication_duration_seconds" ["method"];
     /// Messages whose data ended, by verdict (accept, reject, defer, discard, quarantine, disconnect).
     messages: IntCounterVec = "postern_messages_total" ["verdict"];
     /// Octets of accepted messages.
@@ -146,6 +150,10 @@ metrics! {
     /// Addresses and domains of ours by what a block list said of them when it was asked last, by list and result (listed,
     /// not-listed, error, timed-out).
     blocklist_entries: IntGaugeVec = "postern_blocklist_entries" ["list", "result"];
+    /// Scans of mails, by scanner and result (clean, infected, ham, spam, too-big, unavailable).
+    scans: IntCounterVec = "postern_scan_total" ["scanner", "result"];
+    /// Time of one scan, the wait for a connection included, by scanner.
+    scan_seconds: HistogramVec = "postern_scan_seconds" ["scanner"];
     /// Events for the `event` hook that were not told, because too many waited.
     events_untold: IntCounter = "postern_events_untold_total";
     /// Events that were not written because the log could not keep up.

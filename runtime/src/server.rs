@@ -4,6 +4,7 @@
 //! under way; then the spool writes its last records. What is not done by then is in the spool.
 
 pub mod acceptance;
+pub mod authentication;
 pub mod certificate;
 pub mod connections;
 pub mod control;
@@ -15,6 +16,7 @@ pub mod names;
 pub mod plugins;
 pub mod preparation;
 pub mod reputation;
+pub mod scanners;
 pub mod setup;
 pub mod signing;
 pub mod status;
@@ -35,12 +37,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use self::acceptance::Acceptance;
+use self::authentication::Authentication;
 use self::connections::{Connections, Limits};
 use self::http::Readiness;
 use self::listener::Gate;
 use self::live::{Live, Parts, Refusal};
 use self::names::Names;
 use self::preparation::Preparation;
+use self::scanners::Scanning;
 use self::signing::Signer;
 use self::status::Facts;
 use self::supervisor::Supervisor;
@@ -57,6 +61,7 @@ use crate::log::{EventLog, Record};
 use crate::metrics::Metrics;
 use crate::pipeline::{Chains, Clerk, Direction, Event, Stage};
 use crate::queue::Queue;
+use crate::scan::Scanners;
 use crate::session::connection::Context;
 use crate::session::machine::Gateway;
 use crate::smtp::Reply;
@@ -132,8 +137,17 @@ impl Server {
         let resolver = Resolver::new(setup::dns(settings), metrics.clone())?;
         let delivery = Arc::new(Delivery::new(setup::delivery(settings), resolver.clone(), metrics.clone())?);
         let signer = Arc::new(Signer::new(settings));
-        let host =
-            Arc::new(Host::new(setup::host(settings, compiler), services(&clerk, resolver.clone(), signer.clone()))?);
+        let scanners = Arc::new(Scanners::new(setup::scanners(settings), metrics.clone()));
+        let verify = setup::authentication(settings);
+        let authentication = Arc::new(Authentication::new(resolver.clone(), verify, metrics.clone()));
+        let names = Arc::new(Names(resolver.clone()));
+        let services = host::Services {
+            keys: signer.clone(),
+            scanners: Arc::new(Scanning { scanners: scanners.clone(), names: names.clone() }),
+            authenticator: authentication.clone(),
+            ..services(&clerk, names)
+        };
+        let host = Arc::new(Host::new(setup::host(settings, compiler), services)?);
         let started = live::start(&host, settings).await?;
         let incoming = spool.incoming_directory().to_owned();
         let room = spool.clone();
@@ -149,6 +163,8 @@ impl Server {
             gateway: gateway.clone(),
             queue: queue.clone(),
             delivery: delivery.clone(),
+            scanners,
+            authentication,
             host,
             incoming,
             limits: limits.clone(),
@@ -391,15 +407,15 @@ fn standing(spool: &SegmentSpool, metrics: &Metrics) -> String {
     format!("{takes}; {} sessions, {queued} messages in the queue", metrics.sessions_open.get())
 }
 
-fn services(clerk: &Clerk, resolver: Resolver, signer: Arc<Signer>) -> host::Services {
-    let services = host::Services::new(
+/// What stands behind the interfaces that need nothing of the gateway's other parts.
+fn services(clerk: &Clerk, names: Arc<Names>) -> host::Services {
+    host::Services::new(
         clerk.log.clone(),
         clerk.metrics.clone(),
-        Arc::new(Names(resolver)),
+        names,
         host::counter::system_clock(),
         Calendar::new(TimeZone::system()),
-    );
-    host::Services { keys: signer, ..services }
+    )
 }
 
 /// Every plugin of the mail's scopes that wants to know.

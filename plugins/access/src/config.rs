@@ -10,7 +10,7 @@ pub struct Config {
     rules: Vec<RuleConfig>,
     tables: Tables,
     exempt: Exempt,
-    /// Sender, recipient and domain are what the client says they are.
+    /// Sender, recipient and domain are what the client says they are. The platform's to allow.
     forgeable_skips_antivirus: bool,
 }
 
@@ -86,7 +86,11 @@ impl Tables {
 }
 
 impl Config {
-    pub fn check(self) -> Result<(Vec<Rule>, Tables, Exempt), String> {
+    /// `scope`: who owns this config.
+    pub fn check(self, scope: &str) -> Result<(Vec<Rule>, Tables, Exempt), String> {
+        if self.forgeable_skips_antivirus && scope != "platform" {
+            return Err("forgeable_skips_antivirus: only the platform can allow it, in a plugin of its own".into());
+        }
         let rules = self.rules.into_iter().enumerate().map(|(at, rule)| {
             let name = rule.name.clone();
             rule.check().map_err(|problem| format!("rules[{at}] ({name:?}): {problem}"))
@@ -95,11 +99,16 @@ impl Config {
         let mut exempt = self.exempt;
         if !self.forgeable_skips_antivirus {
             for tests in [&mut exempt.sender, &mut exempt.recipient, &mut exempt.domain] {
-                tests.retain(|test| test != "antivirus");
+                tests.retain(|test| !is_antivirus(test));
             }
         }
         Ok((rules, self.tables, exempt))
     }
+}
+
+/// By its name: the platform has named it.
+fn is_antivirus(test: &str) -> bool {
+    test.strip_prefix("antivirus").is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
 impl RuleConfig {

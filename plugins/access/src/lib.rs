@@ -8,8 +8,6 @@ mod rule;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
-
 use postern_sdk::prelude::*;
 use postern_sdk::tables::{self, TableError};
 
@@ -33,7 +31,7 @@ impl Plugin for Access {
     type Config = Config;
 
     fn new(config: Config) -> Result<Self, String> {
-        let (rules, tables, exempt) = config.check()?;
+        let (rules, tables, exempt) = config.check(&postern_sdk::config::scope())?;
         Ok(Self { rules, tables, exempt })
     }
 
@@ -47,7 +45,7 @@ impl Plugin for Access {
     }
 
     fn connect(&self, session: &Session) -> Verdict {
-        match self.by_address(session.client_address()) {
+        match self.by_address(session) {
             Ok(Some(found)) => self.obey(session, &found),
             Ok(None) => Verdict::Next,
             Err(trouble) => trouble.verdict(),
@@ -55,35 +53,54 @@ impl Plugin for Access {
     }
 
     fn mail_from(&self, session: &Session, message: &Message) -> Verdict {
+        if !self.has(Criterion::Sender) && !self.has(Criterion::Domain) {
+            return Verdict::Next;
+        }
         let Some(sender) = message.reverse_path() else { return Verdict::Next };
         self.unless_by_address(session, || {
-            // Both count: a white sender at a white domain is spared the tests of both.
-            let found = [self.by_sender(&sender)?, self.by_domain(&sender.domain)?];
-            let verdicts = found.iter().flatten().map(|found| self.obey(session, found));
-            Ok(verdicts.reduce(|first, second| if first == Verdict::Next { second } else { first }))
+            let by_sender = self.by_sender(&sender)?;
+            let verdict = by_sender.as_ref().map_or(Verdict::Next, |found| self.obey(session, found));
+            // A black sender is not spared anything. A white one at a white domain is spared the tests of both.
+            if verdict == Verdict::Next
+                && let Some(found) = self.by_domain(&sender.domain)?
+            {
+                return Ok(self.obey(session, &found));
+            }
+            Ok(verdict)
         })
     }
 
     fn rcpt(&self, session: &Session, _: &Message, recipient: &Recipient) -> Verdict {
+        if !self.has(Criterion::Recipient) {
+            return Verdict::Next;
+        }
         self.unless_by_address(session, || {
-            Ok(self.by_recipient(&recipient.address)?.map(|found| self.obey(session, &found)))
+            Ok(self.by_recipient(&recipient.address)?.map_or(Verdict::Next, |found| self.obey(session, &found)))
         })
     }
 }
 
 impl Access {
+    /// Some rule or table is on it: without one the gateway is asked nothing.
+    fn has(&self, criterion: Criterion) -> bool {
+        let Tables { ip, sender, recipient, domain } = &self.tables;
+        let (table, rule): (_, fn(&What) -> bool) = match criterion {
+            Criterion::Ip | Criterion::Network => (ip, |what| matches!(what, What::Ip(_))),
+            Criterion::Sender => (sender, |what| matches!(what, What::Sender(_))),
+            Criterion::Recipient => (recipient, |what| matches!(what, What::Recipient(_))),
+            Criterion::Domain => (domain, |what| matches!(what, What::Domain(_))),
+        };
+        table.is_some() || self.rules.iter().any(|one| rule(&one.what))
+    }
+
     /// R62: rules on the address win over all others, so these are asked only where none matches.
-    fn unless_by_address(
-        &self,
-        session: &Session,
-        others: impl FnOnce() -> Result<Option<Verdict>, Trouble>,
-    ) -> Verdict {
-        let verdict = match self.by_address(session.client_address()) {
-            Ok(Some(_)) => Ok(None),
+    fn unless_by_address(&self, session: &Session, others: impl FnOnce() -> Result<Verdict, Trouble>) -> Verdict {
+        let verdict = match self.by_address(session) {
+            Ok(Some(_)) => Ok(Verdict::Next),
             Ok(None) => others(),
             Err(trouble) => Err(trouble),
         };
-        verdict.unwrap_or_else(|trouble| Some(trouble.verdict())).unwrap_or(Verdict::Next)
+        verdict.unwrap_or_else(Trouble::verdict)
     }
 
     fn obey(&self, session: &Session, found: &Match) -> Verdict {
@@ -104,7 +121,11 @@ impl Access {
     }
 
     /// The most specific rule; of two that are equally so, the black one.
-    fn by_address(&self, address: IpAddr) -> Result<Option<Match>, Trouble> {
+    fn by_address(&self, session: &Session) -> Result<Option<Match>, Trouble> {
+        if !self.has(Criterion::Ip) {
+            return Ok(None);
+        }
+        let address = session.client_address();
         let matching = self.rules.iter().flat_map(|rule| {
             let networks = if let What::Ip(networks) = &rule.what { networks.as_slice() } else { &[] };
             networks.iter().filter(|network| network.contains(address)).map(move |network| (rule, network))

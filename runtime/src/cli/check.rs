@@ -5,6 +5,7 @@ mod deep;
 mod machine;
 mod plugin;
 mod route;
+mod scanner;
 
 use std::io;
 

@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 
 use super::terminal::json_line;
 use super::{CliError, Context, OK, Streams};
+use crate::authentication::Verifier;
 use crate::config::Settings;
 use crate::config::value::FromText as _;
 use crate::config::value::name::DnsServer;
@@ -112,8 +113,10 @@ pub(super) fn run(dns: &Dns, context: &Context<'_>, streams: &mut Streams<'_>) -
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let metrics = Metrics::new().map_err(|error| failed(&error))?;
-        let resolver = Resolver::new(asked, Arc::new(metrics)).map_err(|error| failed(&error))?;
-        let tools = Tools { settings: &settings, resolver: &resolver, context };
+        let metrics = Arc::new(metrics);
+        let resolver = Resolver::new(asked, metrics.clone()).map_err(|error| failed(&error))?;
+        let verifier = Verifier::new(resolver.clone(), setup::authentication(&settings), metrics);
+        let tools = Tools { settings: &settings, resolver: &resolver, verifier, context };
         match dns {
             Dns::Check { domain, .. } => tools.check(domain.as_ref(), streams).await,
             Dns::Records { domain: Some(domain), .. } => {
@@ -130,6 +133,7 @@ pub(super) fn run(dns: &Dns, context: &Context<'_>, streams: &mut Streams<'_>) -
 struct Tools<'a> {
     settings: &'a Settings,
     resolver: &'a Resolver,
+    verifier: Verifier,
     context: &'a Context<'a>,
 }
 
@@ -147,7 +151,8 @@ impl Tools<'_> {
 
     async fn look_at(&self, domain: &Domain) -> Result<(Expectation, Observation), CliError> {
         let expectation = self.expectation(domain)?;
-        let observation = observe(self.resolver, &expectation).await;
+        let egress = reputation::egress(self.settings, self.resolver).await.unwrap_or_default();
+        let observation = observe(self.resolver, &self.verifier, &expectation, &egress).await;
         Ok((expectation, observation))
     }
 
@@ -176,14 +181,18 @@ impl Tools<'_> {
 
     /// In the order of the domains.
     async fn findings(&self, domains: &[Domain]) -> Result<Vec<(Domain, Vec<Finding>)>, CliError> {
+        // What can't be looked up is told of the gateway, not of each domain.
+        let egress: Arc<[IpAddr]> = reputation::egress(self.settings, self.resolver).await.unwrap_or_default().into();
         let permits = Arc::new(Semaphore::new(DOMAINS));
         let mut questions = JoinSet::new();
         for domain in domains {
-            let (expectation, resolver, permits) = (self.expectation(domain)?, self.resolver.clone(), permits.clone());
+            let expectation = self.expectation(domain)?;
+            let (resolver, verifier) = (self.resolver.clone(), self.verifier.clone());
+            let (egress, permits) = (egress.clone(), permits.clone());
             questions.spawn(async move {
                 // The semaphore is never closed.
                 let _permit = permits.acquire_owned().await;
-                let observation = observe(&resolver, &expectation).await;
+                let observation = observe(&resolver, &verifier, &expectation, &egress).await;
                 let findings = compare::domain(&expectation, &observation);
                 (expectation.domain, findings)
             });

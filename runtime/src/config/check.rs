@@ -7,6 +7,7 @@ mod identity;
 mod installed;
 mod listener;
 mod plugin;
+mod scanner;
 mod signing;
 mod tenant;
 
@@ -19,7 +20,7 @@ use toml::Spanned;
 
 use super::problem::Findings;
 use super::settings::{
-    Delivery, Dns, Http, Installation, Log, Login, Queue, Secret, Server, Settings, SmartHost, Spool,
+    Authentication, Delivery, Dns, Http, Installation, Log, Login, Queue, Secret, Server, Settings, SmartHost, Spool,
 };
 use super::source::{Sources, Span};
 use super::suggest::did_you_mean;
@@ -62,10 +63,14 @@ impl Checker<'_> {
         let spool = self.spool(&written.spool, server.as_ref());
         let smart_host_names = self.declared("smart host", written.smart_host.iter().map(|s| &s.name));
         let smart_hosts = written.smart_host.iter().filter_map(|smart_host| self.smart_host(smart_host)).collect();
+        let scanner_names = self.declared("scanner", written.scanner.iter().map(|scanner| &scanner.name));
+        let scanners: Vec<_> = written.scanner.iter().filter_map(|scanner| self.scanner(scanner)).collect();
         let names = tenant::Names {
             resellers: self.declared("reseller", written.reseller.iter().map(|r| &r.name)),
             tenants: self.declared("tenant", written.tenant.iter().map(|t| &t.name)),
             smart_hosts: smart_host_names,
+            scanners: scanner_names,
+            scan_times: scanners.iter().map(|scanner| (scanner.name.clone(), scanner.timeout)).collect(),
             open: false,
         };
         let mut plugins = self.plugins(written.plugin, &names);
@@ -83,6 +88,7 @@ impl Checker<'_> {
         let dns = self.dns(written.dns);
         let identity = self.identity(written.identity, written.blocklist, host_name.as_ref(), &delivery);
         let signing = self.signing(written.signing, spool.as_ref(), &queue);
+        let authentication = self.authentication(written.authentication, host_name);
         let installation = self.installation(&written.plugins, spool.as_ref());
         let settings = Settings {
             server: server?,
@@ -92,9 +98,11 @@ impl Checker<'_> {
             queue,
             delivery,
             smart_hosts,
+            scanners,
             dns,
             identity: identity?,
             signing: signing?,
+            authentication: authentication?,
             directory: directory?,
             resellers,
             plugins: plugins.into_all(),
@@ -279,6 +287,26 @@ impl Checker<'_> {
             self.findings.error(Some(flag.span().into()), "the system's DNS servers or these, not both".to_owned());
         }
         Dns { servers, system, timeout: self.positive(written.timeout, 5 * SECOND) }
+    }
+
+    fn authentication(
+        &mut self,
+        written: written::Authentication,
+        host_name: Option<Domain>,
+    ) -> Option<Authentication> {
+        for relay in &written.relays {
+            if relay.value.prefix_len() == 0 {
+                self.findings
+                    .push_error(Some(relay.span), "everybody can't be a trusted relay".to_owned())
+                    .help("name the networks of the servers whose `Received` fields are believed");
+            }
+        }
+        let timeout = self.positive(written.timeout, 20 * SECOND);
+        Some(Authentication {
+            service_id: written.service_id.map(|at| at.value).or(host_name)?,
+            relays: written.relays.into_iter().map(|at| at.value).collect(),
+            timeout,
+        })
     }
 
     /// Users who can't log in anywhere, and log-ins without users.

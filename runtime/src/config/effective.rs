@@ -96,6 +96,7 @@ impl Shower<'_> {
         single("dns", one("dns"), default::dns(settings));
         single("identity", one("identity"), default::identity(settings));
         single("signing", one("signing"), default::signing(settings));
+        single("authentication", one("authentication"), default::authentication(settings));
         single("log", one("log"), default::log(settings));
         single("plugins", one("plugins"), default::plugins(settings));
         single("chain", one("chain"), default::chain(settings));
@@ -107,6 +108,7 @@ impl Shower<'_> {
         // Those that keep the order of the files are found by their number, the others by name.
         list("listener", &|n, _| default::listener(settings.listeners.get(n)));
         list("smart_host", &|n, _| default::smart_host(settings.smart_hosts.get(n)));
+        list("scanner", &|n, _| default::scanner(settings.scanners.get(n)));
         list("reseller", &|_, element| default::reseller(settings, text_of(element, "name")));
         list("tenant", &|_, element| default::tenant(settings, text_of(element, "name")));
         list("user", &|_, element| default::user(settings, text_of(element, "login")));

@@ -9,7 +9,7 @@ use super::source::Span;
 use super::suggest::did_you_mean;
 
 /// Every section, and whether it is a list.
-const SECTIONS: [(&str, bool); 19] = [
+const SECTIONS: [(&str, bool); 21] = [
     ("server", false),
     ("tls", false),
     ("spool", false),
@@ -18,11 +18,13 @@ const SECTIONS: [(&str, bool); 19] = [
     ("dns", false),
     ("identity", false),
     ("signing", false),
+    ("authentication", false),
     ("chain", false),
     ("plugins", false),
     ("log", false),
     ("listener", true),
     ("smart_host", true),
+    ("scanner", true),
     ("reseller", true),
     ("tenant", true),
     ("user", true),

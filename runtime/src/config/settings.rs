@@ -17,6 +17,7 @@ pub use super::value::word::{Grant, ListenerTls};
 use crate::dns::blocklist::BlockList;
 use crate::mail::TlsPolicy;
 use crate::pipeline::{Directions, OnFailure, Role, Scope};
+use crate::scan::{Address, Kind};
 use crate::signing::Keyring;
 use crate::smtp::{Domain, Host, Mailbox};
 use crate::tenancy::Directory;
@@ -33,9 +34,12 @@ pub struct Settings {
     pub delivery: Delivery,
     /// Names differ.
     pub smart_hosts: Vec<SmartHost>,
+    /// Names differ.
+    pub scanners: Vec<Scanner>,
     pub dns: Dns,
     pub identity: Identity,
     pub signing: Signing,
+    pub authentication: Authentication,
     pub directory: Directory,
     pub resellers: Vec<Arc<str>>,
     /// All that are declared, used or not. Names differ within a scope and from those of the scopes above it.
@@ -200,6 +204,22 @@ pub struct Login {
     pub password: Secret,
 }
 
+/// A daemon that is asked about mails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scanner {
+    pub name: Arc<str>,
+    pub kind: Kind,
+    pub address: Address,
+    /// Of one scan, the wait for a connection included.
+    pub timeout: Duration,
+    /// Larger mails are not given to it.
+    pub max_size: ByteSize,
+    /// At a time.
+    pub connections: u32,
+    /// Of kind rspamd only.
+    pub password: Option<Secret>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dns {
     pub servers: Vec<SocketAddr>,
@@ -243,6 +263,17 @@ pub struct Signing {
     pub validity: Option<Duration>,
 }
 
+/// How it is found out who has sent a mail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authentication {
+    /// Under which name results are written (RFC 8601 §2.5).
+    pub service_id: Domain,
+    /// Clients whose mail is judged by who stood before them (R11).
+    pub relays: Vec<IpNet>,
+    /// For the look-ups of one method.
+    pub timeout: Duration,
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plugin {
     pub name: Arc<str>,
@@ -255,6 +286,8 @@ pub struct Plugin {
     pub config: serde_json::Value,
     pub grants: BTreeSet<Grant>,
     pub tables: BTreeMap<String, PathBuf>,
+    /// Those that it may ask.
+    pub scanners: BTreeSet<Arc<str>>,
     pub limits: Limits,
     /// Instances serve more than one call; for the built-in ones unless written otherwise.
     pub reuse: bool,

@@ -20,6 +20,7 @@ use super::value::{At, text_or_table};
 use crate::dns::blocklist::Subjects;
 use crate::mail::TlsPolicy;
 use crate::pipeline::{Directions, OnFailure, Role, Scope};
+use crate::scan::{Address, Kind};
 use crate::smtp::{Domain, Host, Mailbox};
 
 /// No Debug here: what is written may hold a secret in a wrong place.
@@ -33,11 +34,13 @@ pub struct Written {
     pub dns: Dns,
     pub identity: Identity,
     pub signing: Signing,
+    pub authentication: Authentication,
     pub chain: Chain,
     pub plugins: Plugins,
     pub log: Log,
     pub listener: Vec<Listener>,
     pub smart_host: Vec<SmartHost>,
+    pub scanner: Vec<Scanner>,
     pub reseller: Vec<Reseller>,
     pub tenant: Vec<Tenant>,
     pub user: Vec<User>,
@@ -58,11 +61,13 @@ impl Written {
             dns: section::one(&mut root, "dns", findings),
             identity: section::one(&mut root, "identity", findings),
             signing: section::one(&mut root, "signing", findings),
+            authentication: section::one(&mut root, "authentication", findings),
             chain: section::one(&mut root, "chain", findings),
             plugins: section::one(&mut root, "plugins", findings),
             log: section::one(&mut root, "log", findings),
             listener: section::list(&mut root, "listener", findings),
             smart_host: section::list(&mut root, "smart_host", findings),
+            scanner: section::list(&mut root, "scanner", findings),
             reseller: section::list(&mut root, "reseller", findings),
             tenant: section::list(&mut root, "tenant", findings),
             user: section::list(&mut root, "user", findings),
@@ -222,6 +227,20 @@ pub struct SmartHost {
     pub password_env: Option<At<String>>,
 }
 
+/// `[[scanner]]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scanner {
+    pub name: At<Name>,
+    pub kind: At<Kind>,
+    pub address: At<Address>,
+    pub timeout: Option<At<Duration>>,
+    pub max_size: Option<At<ByteSize>>,
+    pub connections: Option<Count>,
+    pub password_file: Option<At<PathBuf>>,
+    pub password_env: Option<At<String>>,
+}
+
 /// `[dns]`.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -281,6 +300,15 @@ pub struct Signing {
     pub directory: Option<At<PathBuf>>,
     pub timestamp: Option<bool>,
     pub validity: Option<At<Duration>>,
+}
+
+/// `[authentication]`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Authentication {
+    pub service_id: Option<At<Domain>>,
+    pub relays: Vec<At<IpNet>>,
+    pub timeout: Option<At<Duration>>,
 }
 
 /// `[log]`.
@@ -373,6 +401,8 @@ pub struct Plugin {
     /// Names are free, so the files of a table are looked up by the name that the plugin uses.
     #[serde(default)]
     pub tables: std::collections::BTreeMap<String, At<PathBuf>>,
+    #[serde(default)]
+    pub scanners: Vec<At<Name>>,
     #[serde(default)]
     pub limits: Limits,
     pub reuse: Option<bool>,

@@ -22,7 +22,8 @@ const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(900);
 /// A chain of aliases in one answer.
 const MAX_ALIASES: usize = 16;
 
-/// With how long it may be kept; zero: not at all.
+/// With how long it may be kept; zero: not at all. No records: the name has none of that kind (NODATA). `NotFound`:
+/// there is no such name (NXDOMAIN).
 pub(super) type Answer = (Result<Arc<[RData]>, DnsError>, Duration);
 
 pub(super) struct Upstream(TokioResolver);
@@ -53,20 +54,20 @@ impl Upstream {
     /// (lame), and for a chain of aliases that it gave up on (N4).
     async fn absence(&self, kind: RecordType, none: NoRecords) -> Answer {
         let ttl = none.negative_ttl.map_or(Duration::ZERO, |ttl| Duration::from_secs(ttl.into()).min(MAX_NEGATIVE_TTL));
-        let not_found = (Err(DnsError::NotFound), ttl);
+        let no_data: Answer = (Ok(Arc::new([])), ttl);
         match none.response_code {
-            ResponseCode::NXDomain => not_found,
-            ResponseCode::NoError if none.soa.is_some() => not_found,
+            ResponseCode::NXDomain => (Err(DnsError::NotFound), ttl),
+            ResponseCode::NoError if none.soa.is_some() => no_data,
             ResponseCode::NoError if none.ns.is_some() => failure("the server only refers to others"),
             // RFC 2308 §2.2 type 3, without SOA, or a cut chain: then the last name is an alias itself.
             ResponseCode::NoError if kind != RecordType::CNAME => {
                 match self.0.lookup(none.query.name().clone(), RecordType::CNAME).await {
                     Ok(_) => failure("the chain of aliases does not end"),
-                    Err(error) if error.is_no_records_found() => not_found,
+                    Err(error) if error.is_no_records_found() => no_data,
                     Err(error) => (Err(temporary(&error)), FAILURE_TTL),
                 }
             }
-            ResponseCode::NoError => not_found,
+            ResponseCode::NoError => no_data,
             code => failure(&format!("the server answered {code}")),
         }
     }

@@ -132,6 +132,13 @@ impl Meter {
         (wall / 3).min(left / 2)
     }
 
+    /// How long a scan that begins now may take: all that is left but the guest's tenth. There are few scanners, each has a
+    /// time limit of its own, and whole mails take seconds.
+    pub fn patience_to_scan(&self) -> Duration {
+        let wall = self.limits.wall;
+        (wall - wall / 10).saturating_sub(self.started.elapsed())
+    }
+
     /// The guest was found running when a tick had passed.
     pub fn tick(&mut self) -> Result<UpdateDeadline, Breach> {
         if std::mem::take(&mut self.after_wait) && self.forgiven < FORGIVEN_WAITS {
@@ -257,6 +264,7 @@ mod tests {
         assert_eq!(meter.patience(), Duration::ZERO);
         meter.restart();
         assert_eq!(meter.patience(), Duration::from_secs(3));
+        assert_eq!(meter.patience_to_scan(), Duration::from_millis(8100));
     }
 
     #[test]

@@ -8,13 +8,17 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::OnceCell;
 
 use super::Message;
+use crate::smtp::ReversePath;
 
 /// Shared by all copies of a mail, from MAIL to its reply. What is kept in the spool has none.
 #[derive(Debug, Default)]
 pub struct Evidence {
     /// As the client sent it: no trace field of ours, no edit. Set at the end of the data.
     pub received: OnceLock<Message>,
-    pub origin: OnceCell<Origin>,
+    /// As the client gave it.
+    pub reverse_path: OnceLock<ReversePath>,
+    /// The error says why nobody knows.
+    pub origin: OnceCell<Result<Origin, String>>,
     pub spf_helo: OnceCell<Spf>,
     pub spf_mail_from: OnceCell<Spf>,
     pub dkim: OnceCell<Arc<[Signature]>>,

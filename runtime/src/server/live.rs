@@ -10,6 +10,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
+use super::authentication::Authentication;
 use super::connections::Limits;
 use super::plugins::record::{Place, Version};
 use super::plugins::{
@@ -28,6 +29,7 @@ use crate::host::{ContentDigest, Host};
 use crate::log::Record;
 use crate::pipeline::Scope;
 use crate::queue::{Filter, Queue};
+use crate::scan::Scanners;
 use crate::session::Snapshot;
 use crate::session::machine::Gateway;
 use crate::tenancy::{Directory, Tenant};
@@ -46,6 +48,8 @@ pub struct Parts {
     pub gateway: Arc<Gateway>,
     pub queue: Arc<Queue>,
     pub delivery: Arc<Delivery>,
+    pub scanners: Arc<Scanners>,
+    pub authentication: Arc<Authentication>,
     pub host: Arc<Host>,
     /// Where arriving bodies wait.
     pub incoming: PathBuf,
@@ -325,8 +329,10 @@ impl Live {
         }
         // From here on nothing fails.
         self.parts.delivery.replace(delivery);
+        self.parts.scanners.replace(setup::scanners(&settings));
         wake(&loaded.changes);
         self.parts.queue.configure(setup::queue(&settings));
+        self.parts.authentication.configure(setup::authentication(&settings));
         self.parts.limits.store(Arc::new(setup::connections(&settings)));
         self.parts.certificates.replace(&settings);
         self.parts.signer.replace(&settings);

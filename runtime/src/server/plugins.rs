@@ -8,7 +8,6 @@ pub mod rack;
 pub mod record;
 pub mod registry;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub use effective::{Effective, Key, Tolerated};
@@ -80,7 +79,7 @@ pub fn to_load(plugin: &settings::Plugin, source: Arc<[u8]>, tables: Arc<Tables>
         config: plugin.config.clone(),
         grants: plugin.grants.iter().map(|grant| grant.0.to_string()).collect(),
         tables,
-        scanners: BTreeSet::new(),
+        scanners: plugin.scanners.clone(),
         limits: limits(&plugin.limits),
         reuse: plugin.reuse,
     }

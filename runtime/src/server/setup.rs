@@ -11,7 +11,7 @@ use super::connections::Limits;
 use crate::config::settings::{self, LineEnds, ListenerTls};
 use crate::config::{ByteSize, Settings};
 use crate::smtp::Host;
-use crate::{delivery, dns, host, queue, session, spool};
+use crate::{authentication, delivery, dns, host, queue, scan, session, spool};
 
 fn count(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
@@ -26,6 +26,7 @@ pub fn session(settings: &Settings, incoming_directory: PathBuf) -> session::Set
     let defaults = session::Timeouts::default();
     session::Settings {
         host_name: server.host_name.to_string(),
+        service_id: settings.authentication.service_id.to_string(),
         banner: format!("ESMTP {}", server.banner).trim_end().to_owned(),
         administrators: server.administrators.clone(),
         max_message_size: server.max_message_size.0,
@@ -94,6 +95,16 @@ pub fn dns(settings: &Settings) -> dns::Settings {
     }
 }
 
+pub fn authentication(settings: &Settings) -> authentication::Settings {
+    let written = &settings.authentication;
+    authentication::Settings {
+        host_name: settings.server.host_name.to_string(),
+        service_id: written.service_id.as_str().into(),
+        relays: written.relays.clone(),
+        dns_time: written.timeout,
+    }
+}
+
 pub fn queue(settings: &Settings) -> queue::Settings {
     let written = &settings.queue;
     queue::Settings {
@@ -154,6 +165,20 @@ fn smart_host(host: &settings::SmartHost) -> delivery::SmartHost {
         .as_ref()
         .map(|login| delivery::Login { user: login.user.clone(), password: login.password.reveal().to_owned() });
     delivery::SmartHost { host: host.host.clone(), port: host.port, tls: host.tls, login }
+}
+
+pub fn scanners(settings: &Settings) -> Vec<scan::Settings> {
+    let scanner = |scanner: &settings::Scanner| scan::Settings {
+        name: scanner.name.clone(),
+        kind: scanner.kind,
+        address: scanner.address.clone(),
+        timeout: scanner.timeout,
+        max_size: scanner.max_size.0,
+        connections: count(scanner.connections),
+        password: scanner.password.as_ref().map(|password| password.reveal().to_owned()),
+        host_name: settings.server.host_name.to_string(),
+    };
+    settings.scanners.iter().map(scanner).collect()
 }
 
 /// Compiled code is kept beside the spool: private to us, and gone when it is gone.

@@ -15,6 +15,8 @@ use crate::tenancy::Directory;
 pub struct Settings {
     /// The gateway's own name, in banner, EHLO reply and `Received` (R44).
     pub host_name: String,
+    /// Under which name the gateway writes `Authentication-Results`: nobody else may (RFC 8601 §5).
+    pub service_id: String,
     /// What stands after the name in the banner (R24, R45).
     pub banner: String,
     /// Who gets mail to postmaster and mailer-daemon (R49).
@@ -68,6 +70,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             host_name: "localhost".to_owned(),
+            service_id: "localhost".to_owned(),
             banner: "ESMTP".to_owned(),
             administrators: Vec::new(),
             max_message_size: 50 * 1024 * 1024,

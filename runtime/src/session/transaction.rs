@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::connection::CommitError;
 use super::reception::Reception;
 use super::settings::Snapshot;
-use crate::mail::{Envelope, Mail, MessageId, Recipient};
+use crate::mail::{Envelope, Evidence, Mail, MessageId, Recipient};
 use crate::pipeline::{Direction, TransactionStanding};
 use crate::smtp::Mailbox;
 use crate::tenancy::Tenant;
@@ -37,6 +37,9 @@ pub struct Transaction {
 
 impl Transaction {
     pub fn new(snapshot: Snapshot, envelope: Envelope, direction: Direction, tenant: Option<Arc<Tenant>>) -> Self {
+        let evidence = Evidence::default();
+        // What plugins make of it does not count.
+        let _ = evidence.reverse_path.set(envelope.reverse_path.clone());
         let mail = Mail {
             id: MessageId::next(),
             tenant: tenant.as_ref().map(|tenant| tenant.name.clone()),
@@ -46,7 +49,7 @@ impl Transaction {
             route: None,
             recipient_routes: Vec::new(),
             signatures: Vec::new(),
-            evidence: Default::default(),
+            evidence: Arc::new(evidence),
         };
         Self {
             snapshot,

@@ -7,10 +7,14 @@ use std::path::{Path, PathBuf};
 use wit_component::{ComponentEncoder, DecodedWasm};
 
 /// Plugin, stages, capabilities beside config, log, message and session.
-const PLUGINS: [(&str, &[&str], &[&str]); 3] = [
+const PLUGINS: [(&str, &[&str], &[&str]); 7] = [
     ("access", &["connect", "mail-from", "rcpt"], &["tables"]),
     ("connection-policy", &["connect", "mail-from"], &["counters", "dns"]),
+    ("dnsbl", &["mail-from", "data"], &["authentication", "dns", "metrics"]),
+    ("forwarding", &["data"], &["metrics"]),
+    ("headers", &["data", "deliver"], &["metrics"]),
     ("routing", &["deliver"], &[]),
+    ("sender-policy", &["mail-from", "rcpt"], &["dns"]),
 ];
 
 fn workspace() -> PathBuf {

@@ -1,10 +1,10 @@
-//! The world around a config that is right by itself: plugins, next hops, certificates, disk, log, ports.
+//! The world around a config that is right by itself: plugins, next hops, scanners, certificates, disk, log, ports.
 //!
 //! Nothing is changed, and no mail is touched; a gateway that runs goes on meanwhile.
 
 use std::sync::Arc;
 
-use super::{certificate, machine, plugin, route};
+use super::{certificate, machine, plugin, route, scanner};
 use crate::config::{Place, Places, Problem, Settings, Severity};
 use crate::dns::Resolver;
 use crate::host::Compiler;
@@ -58,6 +58,7 @@ pub(super) fn check(settings: &Settings, places: &Places, compiler: Compiler) ->
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.map_err(|error| error.to_string())?.block_on(async {
         let metrics = Arc::new(Metrics::new().map_err(|error| error.to_string())?);
+        scanner::check(settings, &metrics, &mut report).await;
         match Resolver::new(setup::dns(settings), metrics.clone()) {
             Ok(resolver) => {
                 route::check(settings, &resolver, &mut report).await;

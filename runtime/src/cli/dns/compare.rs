@@ -1,17 +1,20 @@
 //! What DNS says of a domain against what it should say (R31): no questions, no output, so each rule is a line of a table.
 
+use std::net::IpAddr;
+
 use super::expectation::{Expectation, Key};
 use super::finding::{Finding, Status};
 use super::observation::{Answer, Observation};
 use super::{dmarc, provider, spf, zone};
 use crate::dns::{DnsError, Exchange};
 use crate::mail::Route;
+use crate::mail::evidence::{AuthOutcome, Spf};
 use crate::smtp::Domain;
 
 /// In the order in which a domain is brought to the gateway (R6).
 pub(super) fn domain(expectation: &Expectation, observation: &Observation) -> Vec<Finding> {
     let mut findings = vec![tenant(expectation), servers(observation, &expectation.domain)];
-    findings.push(spf(expectation, &observation.spf));
+    findings.push(spf(expectation, &observation.spf, &observation.verdicts));
     findings.extend(keys(expectation, &observation.keys));
     findings.push(dmarc(expectation, observation));
     findings.extend(authorization(expectation, observation));
@@ -65,7 +68,7 @@ fn servers(observation: &Observation, domain: &Domain) -> Finding {
     }
 }
 
-fn spf(expectation: &Expectation, answer: &Answer<Vec<Vec<u8>>>) -> Finding {
+fn spf(expectation: &Expectation, answer: &Answer<Vec<Vec<u8>>>, verdicts: &[(IpAddr, Spf)]) -> Finding {
     let finding = |status| Finding::new("SPF", &expectation.domain, status);
     let ours = &expectation.spf;
     let records = match answer {
@@ -89,20 +92,43 @@ fn spf(expectation: &Expectation, answer: &Answer<Vec<Vec<u8>>>) -> Finding {
         }
     };
     let complete = ours.iter().all(|mechanism| parsed.allows(mechanism));
+    // What includes of theirs say in the end counts, not by whose words.
+    let passes = complete || spf_passes(verdicts);
+    let undecided = verdicts.iter().any(|(_, verdict)| verdict.outcome == AuthOutcome::Temperror);
     let expected = [parsed.with(ours).to_string()];
-    match parsed.faults().into_iter().reduce(graver) {
-        Some(spf::Fault::Grave(what)) => finding(Status::Wrong).found(found).expecting(expected).advising(what),
-        _ if !complete => finding(Status::Wrong)
+    match (parsed.faults().into_iter().reduce(graver), refused(verdicts, complete)) {
+        (Some(spf::Fault::Grave(what)), _) => finding(Status::Wrong).found(found).expecting(expected).advising(what),
+        (_, Some((address, verdict))) => finding(Status::Wrong).found(found).expecting(expected).advising(format!(
+            "mail from {address}: {}, {}",
+            verdict.outcome.name(),
+            verdict.reason
+        )),
+        _ if !passes && undecided => {
+            let error = DnsError::Temporary("what the record includes could not be looked up".to_owned());
+            Finding::unknown("SPF", &expectation.domain, &error).found(found).expecting(expected)
+        }
+        _ if !passes => finding(Status::Wrong)
             .found(found)
             .expecting(expected)
             .advising("mail that leaves by the gateway fails SPF: replace the record"),
-        Some(spf::Fault::Odd(what)) => finding(Status::Warn).found(found).advising(what),
-        None => finding(Status::Ok).found(found),
+        (Some(spf::Fault::Odd(what)), _) => finding(Status::Warn).found(found).advising(what),
+        _ => finding(Status::Ok).found(found),
     }
 }
 
 fn graver(one: spf::Fault, other: spf::Fault) -> spf::Fault {
     if matches!(one, spf::Fault::Grave(_)) { one } else { other }
+}
+
+/// The first that would be refused. Without our part in the record that is no news.
+fn refused(verdicts: &[(IpAddr, Spf)], complete: bool) -> Option<&(IpAddr, Spf)> {
+    let bad = [AuthOutcome::Fail, AuthOutcome::Softfail, AuthOutcome::Neutral, AuthOutcome::Permerror];
+    verdicts.iter().find(|(_, verdict)| complete && bad.contains(&verdict.outcome))
+}
+
+/// Mail from each address would pass.
+pub(super) fn spf_passes(verdicts: &[(IpAddr, Spf)]) -> bool {
+    !verdicts.is_empty() && verdicts.iter().all(|(_, verdict)| verdict.outcome == AuthOutcome::Pass)
 }
 
 fn keys(expectation: &Expectation, answers: &[Answer<Vec<Vec<u8>>>]) -> Vec<Finding> {
@@ -293,7 +319,7 @@ fn judge(expectation: &Expectation, found: &[Exchange]) -> (Status, String) {
     (Status::Ok, String::new())
 }
 
-fn foreign_host(host: &Domain, addresses: &Answer<Vec<std::net::IpAddr>>) -> Finding {
+fn foreign_host(host: &Domain, addresses: &Answer<Vec<IpAddr>>) -> Finding {
     match addresses {
         Ok(addresses) => Finding::new("A/AAAA", host, Status::Ok).found(addresses),
         Err(DnsError::Temporary(_)) => {

@@ -8,10 +8,12 @@ use tokio::task::JoinSet;
 
 use super::expectation::{Expectation, Gateway};
 use super::{dmarc, spf};
+use crate::authentication::Verifier;
 use crate::dns::{DnsError, Exchange, Iprev, Resolver};
-use crate::smtp::Domain;
+use crate::mail::evidence::{Origin, Spf};
+use crate::smtp::{Domain, ReversePath};
 
-/// Hosts of a domain whose addresses are looked up.
+/// Hosts of a domain whose addresses are looked up, and addresses of ours that SPF is evaluated for.
 const MAX_HOSTS: usize = 10;
 /// RFC 9989 §4.10: names that are asked on the way up the tree.
 const MAX_PARENTS: usize = 8;
@@ -29,6 +31,8 @@ pub(super) struct Observation {
     pub(super) servers: Answer<Servers>,
     /// Only SPF records.
     pub(super) spf: Answer<Vec<Vec<u8>>>,
+    /// What SPF says of mail from each egress address, as whoever gets it evaluates it.
+    pub(super) verdicts: Vec<(IpAddr, Spf)>,
     /// All TXT records of each key's name, in the order of the keys.
     pub(super) keys: Vec<Answer<Vec<Vec<u8>>>>,
     pub(super) dmarc: Answer<Dmarc>,
@@ -67,17 +71,24 @@ pub(super) struct HostObservation {
     pub(super) alias: Answer<Domain>,
 }
 
-pub(super) async fn observe(resolver: &Resolver, expectation: &Expectation) -> Observation {
+/// `egress`: the addresses from which mail leaves.
+pub(super) async fn observe(
+    resolver: &Resolver,
+    verifier: &Verifier,
+    expectation: &Expectation,
+    egress: &[IpAddr],
+) -> Observation {
     let domain = &expectation.domain;
-    let ((exchanges, hosts), servers, spf, keys, dmarc, authorization) = tokio::join!(
+    let ((exchanges, hosts), servers, spf, verdicts, keys, dmarc, authorization) = tokio::join!(
         exchanges(resolver, expectation),
         servers(resolver, domain),
         texts(resolver, domain.as_str(), spf::is_record),
+        verdicts(verifier, domain, egress),
         keys(resolver, expectation),
         dmarc_of(resolver, domain),
         authorization(resolver, expectation),
     );
-    Observation { exchanges, hosts, servers, spf, keys, dmarc, authorization }
+    Observation { exchanges, hosts, servers, spf, verdicts, keys, dmarc, authorization }
 }
 
 pub(super) async fn observe_gateway(resolver: &Resolver, gateway: &Gateway) -> GatewayObservation {
@@ -125,6 +136,17 @@ async fn exchanges(resolver: &Resolver, expectation: &Expectation) -> (Answer<Ve
     let mut hosts = questions.join_all().await;
     hosts.sort_by_key(|(number, ..)| *number);
     (exchanges, hosts.into_iter().map(|(_, host, addresses)| (host, addresses)).collect())
+}
+
+async fn verdicts(verifier: &Verifier, domain: &Domain, egress: &[IpAddr]) -> Vec<(IpAddr, Spf)> {
+    let Ok(sender) = format!("postmaster@{domain}").parse() else { return Vec::new() };
+    let path = ReversePath(Some(sender));
+    let mut verdicts = Vec::new();
+    for address in egress.iter().take(MAX_HOSTS) {
+        let origin = Origin { address: *address, helo: None, relayed: false };
+        verdicts.push((*address, verifier.spf_mail_from(&Ok(origin), &path).await));
+    }
+    verdicts
 }
 
 /// The domain need not be the top of its zone.

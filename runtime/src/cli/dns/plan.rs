@@ -89,7 +89,10 @@ fn spf(expectation: &Expectation, observation: &Observation) -> Result<Edit, Obs
     let parsed =
         parsed.map_err(|why| Obstacle::People(format!("the SPF record that is there can't be used: {why}")))?;
     let joined = match parsed.as_slice() {
-        [one] if expectation.spf.iter().all(|mechanism| one.allows(mechanism)) => {
+        [one]
+            if expectation.spf.iter().all(|mechanism| one.allows(mechanism))
+                || compare::spf_passes(&observation.verdicts) =>
+        {
             return Ok(done(remove.into_iter().next().unwrap_or_default()));
         }
         [one] => one.clone(),

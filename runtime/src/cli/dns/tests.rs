@@ -137,6 +137,27 @@ async fn r31_without_an_answer_nobody_says_missing() {
     assert_eq!((letter.code, letter.out.as_str()), (UNKNOWN, ""), "{letter:?}");
 }
 
+/// Ours need not be there word for word: an include of theirs that names our addresses will do. And one that leads nowhere
+/// spoils a record that looks right.
+#[tokio::test]
+async fn r26_spf_is_evaluated_as_others_do_it() {
+    let bench = Bench::new(IDENTITY).await;
+    bench.complete();
+    bench.set_txt("company.com", &["v=spf1 include:all.company.com -all"]);
+    bench.set_txt("all.company.com", &["v=spf1 ip4:192.0.2.0/24 -all"]);
+    let given = bench.dns("check company.com").await;
+    assert!(given.code == OK && given.out.contains("  ok      SPF"), "{given:?}");
+    let json = bench.dns("records company.com --json").await.json();
+    assert_eq!(json["records"][0]["state"], "in-place");
+    bench.set_txt("company.com", &["v=spf1 include:gone.example ip4:192.0.2.25 -all"]);
+    let given = bench.dns("check company.com").await;
+    assert!(given.code == FAILED && given.out.contains("mail from 192.0.2.25: permerror"), "{given:?}");
+    bench.set_txt("company.com", &["v=spf1 include:silent.example -all"]);
+    bench.dns.set("silent.example", RecordType::TXT, Answer::Code(ResponseCode::ServFail));
+    let given = bench.dns("check company.com").await;
+    assert!(given.code == UNKNOWN && given.out.contains("  unknown SPF"), "{given:?}");
+}
+
 #[tokio::test]
 async fn another_name_server_can_be_asked() {
     let (bench, other) = (Bench::new(IDENTITY).await, Responder::start().await);

@@ -1,8 +1,9 @@
 //! Plugins and the chains they stand in.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 use toml::Spanned;
@@ -18,6 +19,7 @@ use crate::config::value::quantity::Count;
 use crate::config::value::word::{Grant, WrittenSource};
 use crate::config::value::{At, FromText as _};
 use crate::config::written;
+use crate::host::Limits as HostLimits;
 use crate::pipeline::{Directions, OnFailure, Scope};
 
 /// The declared plugins by scope and name.
@@ -109,6 +111,7 @@ impl Checker<'_> {
                 source,
                 config: Value::Object(Map::new()),
                 tables: BTreeMap::new(),
+                scanners: BTreeSet::new(),
                 limits: Limits::default(),
                 reuse: true,
                 on_failure: OnFailure::Defer,
@@ -136,6 +139,8 @@ impl Checker<'_> {
         let grants = written.grants.unwrap_or_else(|| default_grants(source.as_ref(), written.name.span));
         self.grants(&grants, &written.tables, names);
         let tables = self.tables(written.tables);
+        let scanners = self.scanners(&written.scanners, &grants, names);
+        let limits = self.limits(written.limits);
         let config = match written.config {
             Some(config) => self.json(config),
             None => Some(Value::Object(Map::new())),
@@ -150,7 +155,8 @@ impl Checker<'_> {
             config: config?,
             grants: grants.into_iter().map(|at| at.value).collect(),
             tables,
-            limits: self.limits(written.limits),
+            limits: Limits { wall: limits.wall.or_else(|| time_to_scan(&scanners, names)), ..limits },
+            scanners,
             on_failure: written.on_failure.map_or(OnFailure::Defer, |at| at.value),
         })
     }
@@ -228,6 +234,18 @@ impl Checker<'_> {
             tables.extend(self.file(&at).map(|path| (name, path)));
         }
         tables
+    }
+
+    fn scanners(&mut self, written: &[At<Name>], grants: &[At<Grant>], names: &Names) -> BTreeSet<Arc<str>> {
+        if let (Some(first), false) = (written.first(), grants.iter().any(|grant| &*grant.value.0 == "scan")) {
+            self.findings
+                .push_error(Some(first.span), "this plugin has scanners, but may not use them".to_owned())
+                .help("add \"scan\" to its `grants`");
+        }
+        for name in written.iter().filter(|_| !names.open) {
+            self.known("scanner", name, &names.scanners);
+        }
+        written.iter().map(|name| name.value.0.clone()).collect()
     }
 
     fn json(&mut self, config: Spanned<toml::Table>) -> Option<Value> {
@@ -353,6 +371,13 @@ impl Checker<'_> {
 fn default_grants(source: Option<&PluginSource>, span: Span) -> Vec<At<Grant>> {
     let Some(PluginSource::Builtin(name)) = source else { return Vec::new() };
     builtin::grants(name).iter().map(|grant| At { value: Grant((*grant).into()), span }).collect()
+}
+
+/// The `wall` of a plugin that waits for scanners and whose entry says none: what it has anyway, and time for each of them,
+/// one after the other. The host keeps a tenth of it for the plugin.
+fn time_to_scan(scanners: &BTreeSet<Arc<str>>, names: &Names) -> Option<Duration> {
+    let scans: Duration = scanners.iter().filter_map(|name| names.scan_times.get(name)).sum();
+    (!scans.is_zero()).then(|| HostLimits::default().wall + scans * 10 / 9)
 }
 
 /// `None` for a number that JSON does not have.

@@ -86,8 +86,9 @@ mod tests {
         let path = directory.path().join("postern.toml");
         let keys = directory.path().join("keys/example.com");
         fs::create_dir_all(&keys).unwrap();
-        [&keys, keys.parent().unwrap()]
-            .map(|path| fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap());
+        for path in [&*keys, keys.parent().unwrap()] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
+        }
         for name in ["one.pem", "two.pem"] {
             fs::write(keys.join(name), "rubbish").unwrap();
             fs::set_permissions(keys.join(name), fs::Permissions::from_mode(0o600)).unwrap();

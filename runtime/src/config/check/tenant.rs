@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use toml::Spanned;
 
@@ -20,6 +21,9 @@ pub(super) struct Names {
     pub resellers: Declared,
     pub tenants: Declared,
     pub smart_hosts: Declared,
+    pub scanners: Declared,
+    /// How long each of them may take.
+    pub scan_times: HashMap<Arc<str>, Duration>,
     /// And anything else.
     pub open: bool,
 }

@@ -8,7 +8,7 @@ use toml::{Table, Value};
 
 use super::Filled;
 use crate::config::settings::{
-    ChainEntry, LineEnds, Listener, ListenerTls, MailExchange, Plugin, PluginSource, Settings, SmartHost,
+    ChainEntry, LineEnds, Listener, ListenerTls, MailExchange, Plugin, PluginSource, Scanner, Settings, SmartHost,
 };
 use crate::config::value::quantity::ByteSize;
 use crate::dns::blocklist::{BlockList, Subjects};
@@ -150,6 +150,15 @@ pub(super) fn signing(settings: &Settings) -> Vec<Filled> {
     ]
 }
 
+pub(super) fn authentication(settings: &Settings) -> Vec<Filled> {
+    let authentication = &settings.authentication;
+    vec![
+        value("service_id", authentication.service_id.to_string()),
+        list("relays"),
+        duration("timeout", authentication.timeout),
+    ]
+}
+
 pub(super) fn log(settings: &Settings) -> Vec<Filled> {
     vec![none("file"), value("level", settings.log.level.as_str().to_ascii_lowercase())]
 }
@@ -216,6 +225,20 @@ pub(super) fn smart_host(host: Option<&SmartHost>) -> Vec<Filled> {
     ]
 }
 
+pub(super) fn scanner(scanner: Option<&Scanner>) -> Vec<Filled> {
+    let filled = |name, of: fn(&Scanner) -> Value| Filled::Default(name, scanner.map(of));
+    vec![
+        none("name"),
+        none("kind"),
+        none("address"),
+        filled("timeout", |scanner| duration_text(scanner.timeout).into()),
+        filled("max_size", |scanner| scanner.max_size.to_string().into()),
+        filled("connections", |scanner| i64::from(scanner.connections).into()),
+        none("password_file"),
+        none("password_env"),
+    ]
+}
+
 pub(super) fn reseller(settings: &Settings, name: &str) -> Vec<Filled> {
     let chain = settings.chains.resellers.get(name).map_or(&[][..], Vec::as_slice);
     vec![none("name"), Filled::Resolved("chain", Some(entries(chain, false)))]
@@ -264,6 +287,7 @@ pub(super) fn plugin(plugin: Option<&Plugin>) -> Vec<Filled> {
         value("config", Table::new()),
         Filled::Default("grants", Some(grants(plugin))),
         value("tables", Table::new()),
+        list("scanners"),
         Filled::Resolved("limits", Some(Value::Table(limits(plugin)))),
         value("reuse", plugin.map_or(builtin, |plugin| plugin.reuse)),
         value("on_failure", failure(OnFailure::default())),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::FromText;
+use crate::scan::Address;
 use crate::smtp::{Domain, Host, Mailbox};
 
 /// The name of a tenant, plugin, listener …: it goes into labels, scopes and file names.
@@ -107,6 +108,35 @@ impl FromText for IpAddr {
 
     fn from_text(text: &str) -> Result<Self, String> {
         text.parse().map_err(|_| format!("`{}` is not an IP address", text.escape_debug()))
+    }
+}
+
+impl FromText for Address {
+    const WHAT: &'static str = "the address of a scanner like \"unix:/run/clamav/clamd.ctl\"";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let shown = text.escape_debug();
+        let help = "write \"unix:PATH\", \"tcp:HOST:PORT\" or \"http://HOST:PORT\"";
+        let bad = || format!("`{shown}` is not the address of a scanner\n{help}");
+        let (scheme, rest) = text.split_once(':').ok_or_else(bad)?;
+        if scheme == "unix" {
+            let absolute = rest.starts_with('/') && !rest.contains('\0');
+            return absolute
+                .then(|| Self::Unix(rest.into()))
+                .ok_or_else(|| format!("`{shown}` has no absolute path\n{help}"));
+        }
+        let place = match scheme {
+            "tcp" => rest,
+            "http" => rest.strip_prefix("//").ok_or_else(bad)?,
+            _ => return Err(bad()),
+        };
+        let HostPort { host, port } = HostPort::from_text(place.strip_suffix('/').unwrap_or(place))?;
+        let port = port.ok_or_else(|| format!("`{shown}` has no port\n{help}"))?;
+        let host = match host {
+            Host::Domain(name) => name.to_string(),
+            Host::Literal(address) => address.to_string(),
+        };
+        Ok(if scheme == "tcp" { Self::Tcp(host, port) } else { Self::Http(host, port) })
     }
 }
 
@@ -256,6 +286,38 @@ mod tests {
             ["", "include:", "a", "+a:x.example", "-all", "all", "ip4:::1", "ip6:192.0.2.1", "include:%{d}", "x:y"]
         {
             assert!(SpfMechanism::from_text(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_scanners() {
+        for text in [
+            "unix:/run/clamav/clamd.ctl",
+            "tcp:127.0.0.1:3310",
+            "tcp:[::1]:3310",
+            "tcp:clamav:3310",
+            "http://127.0.0.1:11333",
+            "http://rspamd.example.net:11333",
+        ] {
+            assert_eq!(Address::from_text(text).map(|address| address.to_string()).as_deref(), Ok(text));
+        }
+        assert_eq!(Address::from_text("http://[::1]:11333/"), Ok(Address::Http("::1".to_owned(), 11333)));
+        for bad in [
+            "",
+            "/run/clamd.ctl",
+            "unix:",
+            "unix:run/clamd.ctl",
+            "tcp:127.0.0.1",
+            "tcp:127.0.0.1:0",
+            "tcp://127.0.0.1:1",
+            "http:127.0.0.1:1",
+            "http://127.0.0.1",
+            "http://a:1/checkv2",
+            "http://user@a:1",
+            "https://127.0.0.1:1",
+            "http://a\r\nb:1",
+        ] {
+            assert!(Address::from_text(bad).is_err(), "{bad}");
         }
     }
 

@@ -9,6 +9,7 @@ use crate::config::suggest::did_you_mean;
 use crate::dns::blocklist::Subjects;
 use crate::mail::TlsPolicy;
 use crate::pipeline::{Directions, OnFailure, Role, Scope};
+use crate::scan::Kind;
 
 /// TLS with clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +56,7 @@ words! {
     OnFailure, "failure policy": "defer" => Self::Defer, "continue" => Self::Continue, "reject" => Self::Reject,
         "quarantine" => Self::Quarantine, "disconnect" => Self::Disconnect;
     Directions, "direction": "inbound" => Self::Inbound, "outbound" => Self::Outbound, "both" => Self::Both;
+    Kind, "kind of scanner": "clamd" => Self::Clamd, "rspamd" => Self::Rspamd;
     tracing::Level, "level": "error" => Self::ERROR, "warn" => Self::WARN, "info" => Self::INFO, "debug" => Self::DEBUG,
         "trace" => Self::TRACE;
 }

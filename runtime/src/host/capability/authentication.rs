@@ -60,7 +60,9 @@ impl CallState {
         let start = Instant::now();
         let found = timeout_at(start + self.meter.patience(), ask(&*authenticator, subject)).await;
         self.meter.waited(start.elapsed());
-        Ok(found.map_or_else(|_| in_vain(), |found| found.ok_or(ReadError::Stage)))
+        // At `data` everything is there: what is not known then can't be read off the mail.
+        let missing = if self.asked()?.stage >= Stage::Data { ReadError::Failed } else { ReadError::Stage };
+        Ok(found.map_or_else(|_| in_vain(), |found| found.ok_or(missing)))
     }
 
     async fn spf(&mut self, identity: SpfIdentity) -> Found<SpfResult> {
@@ -102,7 +104,10 @@ impl Host for CallState {
 
     async fn dkim(&mut self, _: Resource<MessageHandle>) -> Found<Vec<DkimResult>> {
         let found = self.find(|by, subject| by.dkim(subject), || Err(ReadError::Failed)).await?;
-        let Ok(signatures) = found else { return Ok(Err(ReadError::Stage)) };
+        let signatures = match found {
+            Ok(signatures) => signatures,
+            Err(error) => return Ok(Err(error)),
+        };
         let octets = signatures.iter().map(|one| one.domain.len() + one.identity.len() + one.reason.len() + 64).sum();
         self.meter.pass(octets)?;
         Ok(Ok(signatures.iter().cloned().map(guest_signature).collect()))

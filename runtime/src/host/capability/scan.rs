@@ -44,7 +44,14 @@ impl CallState {
         let Some(scanner) = granted.cloned() else { return Ok(Err(ScanError::NoScanner)) };
         let subject = self.subject()?;
         let start = Instant::now();
-        let said = timeout_at(start + self.meter.patience(), scanners.scan(scanner, subject)).await;
+        let scan = async {
+            // Of mail through a relay that is trusted, rspamd is told who was before it.
+            if kind == ScannerKind::Rspamd {
+                environment.services.authenticator.origin(subject.clone()).await;
+            }
+            scanners.scan(scanner, subject).await
+        };
+        let said = timeout_at(start + self.meter.patience_to_scan(), scan).await;
         self.meter.waited(start.elapsed());
         Ok(match said {
             Ok(Scanned::TooBig(most)) => Err(ScanError::TooBig(most)),

@@ -166,6 +166,7 @@ impl Effective {
             config: serde_json::Value::Null,
             grants: std::collections::BTreeSet::new(),
             tables: std::collections::BTreeMap::new(),
+            scanners: std::collections::BTreeSet::new(),
             limits: config::settings::Limits::default(),
             reuse: false,
             on_failure: OnFailure::Defer,

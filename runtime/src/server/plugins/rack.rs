@@ -1,7 +1,7 @@
 //! The plugins that are loaded. What has not changed is not loaded anew: its warm instances, its breaker and what is
 //! known of it stay. What was replaced last is kept, so that a roll-back takes no compiler.
 
-use std::collections::{HashMap, hash_map};
+use std::collections::{BTreeSet, HashMap, hash_map};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,10 +21,11 @@ use crate::pipeline::{Call, Cause, Chain, Chains, Entry, Event, Failure, Filter,
 struct Specification {
     digest: Arc<str>,
     config: serde_json::Value,
-    grants: std::collections::BTreeSet<settings::Grant>,
+    grants: BTreeSet<settings::Grant>,
     limits: settings::Limits,
     reuse: bool,
     tables: Vec<(String, PathBuf, Option<Stamp>)>,
+    scanners: BTreeSet<Arc<str>>,
 }
 
 /// A file that has the same ones has not changed.
@@ -217,10 +218,11 @@ impl Mounted {
         let specification = Specification {
             digest: digest.clone(),
             config: serde_json::Value::Null,
-            grants: std::collections::BTreeSet::new(),
+            grants: BTreeSet::new(),
             limits: settings::Limits::default(),
             reuse: false,
             tables: Vec::new(),
+            scanners: BTreeSet::new(),
         };
         Self {
             filter: Arc::new(Absent { stages, reason: reason.to_owned() }),
@@ -243,6 +245,7 @@ impl Specification {
             limits: plugin.limits.clone(),
             reuse: plugin.reuse,
             tables: plugin.tables.iter().map(stamped).collect(),
+            scanners: plugin.scanners.clone(),
         }
     }
 }

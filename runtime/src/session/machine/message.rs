@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::{Buf, BytesMut};
 
 use super::{Machine, Next, Pending, Question, State};
+use crate::authentication::results;
 use crate::mail::{Mail, Message, MessageId, date};
 use crate::pipeline::{RecordedSession, Role, Stage, Verdict};
 use crate::session::answer::{Ruling, to_commit_error, to_unacceptable};
@@ -171,6 +172,7 @@ impl Machine {
         let id = transaction.mail.id;
         // Before anything is added: signatures are verified over what the client sent.
         let _ = transaction.mail.evidence.received.set(message.clone());
+        let forged = results::remove_own(&mut message.header, &transaction.snapshot.settings.service_id);
         // RFC 6409 §8.1, §8.3: a submission server may add what the client left out.
         if self.listener.role == Role::Submission {
             if message.header.first("Date").is_none() {
@@ -186,6 +188,9 @@ impl Machine {
         Arc::make_mut(&mut transaction.mail).message = Some(message);
         let (nobody, postmaster) = (transaction.mail.envelope.recipients.is_empty(), transaction.only_postmaster());
         let mut record = self.record("message").number("size", size);
+        if forged > 0 {
+            record = record.number("forged_results", u64::try_from(forged).unwrap_or(u64::MAX));
+        }
         if let Some(message_id) = message_id {
             record = record.text("message_id", message_id);
         }

@@ -3,6 +3,7 @@ use crate::cli::dns::expectation::Tenant;
 use crate::cli::dns::observation::{Dmarc, Servers};
 use crate::config::settings::MailExchange;
 use crate::mail::TlsPolicy;
+use crate::mail::evidence::SpfIdentity;
 use crate::smtp::Host;
 
 fn name(text: &str) -> Domain {
@@ -47,6 +48,7 @@ fn observation() -> Observation {
             names: vec![name("ns1.isp.example"), name("ns2.isp.example")],
         }),
         spf: texts(&["v=spf1 mx include:spf.example.net -all"]),
+        verdicts: Vec::new(),
         keys: vec![texts(&["v=DKIM1; k=ed25519; p=AAAA"])],
         dmarc: Ok(Dmarc {
             owner: name("company.com"),
@@ -79,6 +81,7 @@ fn r31_silence_is_never_shown_as_missing() {
         hosts: vec![(name("mail.company.com"), silent())],
         servers: silent(),
         spf: silent(),
+        verdicts: Vec::new(),
         keys: vec![silent()],
         dmarc: silent(),
         authorization: Some(silent()),
@@ -146,6 +149,33 @@ fn r26_spf() {
     }
     let findings = domain(&expectation(), &Observation { spf: texts(&["v=spf1 mx -all"]), ..observation() });
     assert_eq!(of(&findings, "SPF").expected, ["v=spf1 mx include:spf.example.net -all"]);
+}
+
+/// What the record says in the end, evaluated, outweighs its words.
+#[test]
+fn r26_spf_as_others_evaluate_it() {
+    let verdict = |outcome| {
+        let (domain, reason) = ("company.com".to_owned(), "because".to_owned());
+        ([192, 0, 2, 25].into(), Spf { outcome, identity: SpfIdentity::MailFrom, domain, reason, explanation: None })
+    };
+    let (ours, theirs) = ("v=spf1 include:spf.example.net -all", "v=spf1 include:all-of-ours.company.com -all");
+    for (record, outcomes, status, says) in [
+        (ours, &[AuthOutcome::Pass][..], Status::Ok, ""),
+        (theirs, &[AuthOutcome::Pass, AuthOutcome::Pass], Status::Ok, ""),
+        (theirs, &[AuthOutcome::Pass, AuthOutcome::Fail], Status::Wrong, "replace the record"),
+        (ours, &[AuthOutcome::Pass, AuthOutcome::Permerror], Status::Wrong, "mail from 192.0.2.25: permerror, because"),
+        (ours, &[AuthOutcome::Fail], Status::Wrong, "mail from 192.0.2.25: fail, because"),
+        (ours, &[AuthOutcome::Temperror], Status::Ok, ""),
+        (theirs, &[AuthOutcome::Temperror], Status::Unknown, "could not be looked up"),
+        ("v=spf1 include:all-of-ours.company.com ?all", &[AuthOutcome::Pass], Status::Warn, "does not protect"),
+        ("v=spf1 include:spf.example.net +all", &[AuthOutcome::Pass], Status::Wrong, "everybody"),
+    ] {
+        let verdicts = outcomes.iter().map(|outcome| verdict(*outcome)).collect();
+        let findings = domain(&expectation(), &Observation { spf: texts(&[record]), verdicts, ..observation() });
+        let finding = of(&findings, "SPF");
+        assert_eq!(finding.status, status, "{record} {outcomes:?}");
+        assert!(finding.advice.as_deref().unwrap_or_default().contains(says), "{outcomes:?}: {finding:?}");
+    }
 }
 
 #[test]
