@@ -7,6 +7,7 @@ pub mod filter;
 pub mod fixture;
 pub mod fuzz;
 pub mod runner;
+pub mod scanner;
 pub mod scenario;
 pub mod scene;
 pub mod script;

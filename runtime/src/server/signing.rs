@@ -51,7 +51,7 @@ impl Signer {
             policy: Policy {
                 timestamp: signing.timestamp,
                 validity: signing.validity.map(|validity| validity.as_secs()),
-                service_id: settings.server.host_name.to_string(),
+                service_id: settings.authentication.service_id.to_string(),
             },
             directory: settings.directory.clone(),
         }));

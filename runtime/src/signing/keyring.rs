@@ -189,12 +189,14 @@ struct Reader {
 
 impl Reader {
     fn read(&mut self, directory: &Path) -> Result<(), KeyringError> {
-        let entries = match fs::read_dir(directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries.map_err(failed(directory))?,
-        };
+        // Nor is it there where what should be above it is none.
+        let is_absent =
+            |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+        if fs::metadata(directory).is_err_and(|error| is_absent(&error)) {
+            return Ok(());
+        }
         check_directory(directory)?;
-        for entry in entries {
+        for entry in fs::read_dir(directory).map_err(failed(directory))? {
             let path = entry.map_err(failed(directory))?.path();
             if is_hidden(&path) || !path.is_dir() {
                 continue;

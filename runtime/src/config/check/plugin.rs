@@ -317,6 +317,7 @@ impl Checker<'_> {
             let exemptable = self.exemptable(table, owner);
             let Some(declaration) = self.find(name, span, &scopes, plugins) else { continue };
             let Some(plugin) = declaration.plugin.clone() else { continue };
+            self.has_scanners(&plugin, span);
             let written_failure = table.and_then(|table| table.on_failure.as_ref());
             chain.push(ChainEntry {
                 directions: table.and_then(|t| t.direction.as_ref()).map_or(Directions::Both, |at| at.value),
@@ -326,6 +327,16 @@ impl Checker<'_> {
             });
         }
         chain
+    }
+
+    /// One that may ask scanners and names none could only ever defer mail.
+    fn has_scanners(&mut self, plugin: &Plugin, span: Span) {
+        if plugin.scanners.is_empty() && plugin.grants.iter().any(|grant| &*grant.0 == "scan") {
+            let help = format!("[[plugin]] name = \"{}\", scanners = [\"…\"], with a [[scanner]] of that name", plugin.name);
+            self.findings
+                .push_error(Some(span), format!("the plugin `{}` has no scanner to ask", plugin.name))
+                .help(help);
+        }
     }
 
     fn exemptable(&mut self, table: Option<&written::ChainEntryTable>, owner: &Scope) -> bool {
