@@ -1,3 +1,5 @@
+//! Found against expected, rule by rule.
+
 use super::*;
 use crate::cli::dns::expectation::Tenant;
 use crate::cli::dns::observation::{Dmarc, Servers};
