@@ -1,11 +1,13 @@
 //! All tests in one binary: linking costs more than running.
 
+mod connections;
 mod crash;
 mod day;
 mod dialogs;
 mod end_of_data;
 mod fuzz;
 mod live;
+mod mailboxes;
 mod monitoring;
 mod packaging;
 mod scan;

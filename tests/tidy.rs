@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every module of `runtime/src` and those it may use. `*`: all of them.
-const USES: [(&str, &[&str]); 20] = [
+const USES: [(&str, &[&str]); 21] = [
     ("smtp", &[]),
     ("mail", &["smtp"]),
     // What is counted and told: types of the layers above only as names of series and events.

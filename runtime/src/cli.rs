@@ -15,6 +15,7 @@ pub mod password;
 pub mod plugin;
 pub mod queue;
 pub mod reload;
+pub mod route;
 pub mod status;
 pub mod terminal;
 pub mod trace;
@@ -79,6 +80,9 @@ pub enum Tool {
     /// Look at waiting mail and change what becomes of it.
     #[command(subcommand)]
     Queue(Queue),
+    /// Ask where mail goes.
+    #[command(subcommand)]
+    Route(route::Route),
     /// Compare DNS with what it should say, and tell what to publish.
     #[command(subcommand)]
     Dns(dns::Dns),
@@ -262,6 +266,7 @@ pub fn run(tool: &Tool, context: &Context<'_>, streams: &mut Streams<'_>) -> u8 
         Tool::Reload => reload::run(context, streams),
         Tool::Plugin(plugin) => plugin::run(plugin, context, streams),
         Tool::Queue(queue) => queue::run(queue, context, streams),
+        Tool::Route(route) => route::run(route, context, streams),
         Tool::Dns(dns) => dns::run(dns, context, streams),
         Tool::Dkim(dkim) => dkim::run(dkim, context, streams),
         Tool::Trace(trace) => trace::run(trace, context, streams),

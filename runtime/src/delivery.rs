@@ -1,13 +1,17 @@
 //! To the next hop: SMTP client, MX selection, TLS policy, connection pool; and Maildir.
 
+mod call_ahead;
 mod channel;
 mod connection;
 mod content;
 mod dispatch;
+mod exchange;
 mod extension;
 mod failure;
 mod maildir;
 mod pool;
+mod prospect;
+mod question;
 #[cfg(test)]
 mod script;
 mod settings;
@@ -16,13 +20,16 @@ mod target;
 mod tests;
 mod tls;
 mod transaction;
+mod way;
 
 use std::pin::Pin;
 
 use crate::mail::{Envelope, Message, MessageId, Route, TlsPolicy};
 use crate::smtp::{Domain, Enhanced, Reply};
 
+pub use call_ahead::{CallAhead, CallAheadSettings, Presence};
 pub use dispatch::Delivery;
+pub use prospect::{Hop, Prospect};
 pub use settings::{Login, Settings, SmartHost, Timeouts};
 pub use tls::TlsSetupError;
 

@@ -141,6 +141,10 @@ metrics! {
     delivery_seconds: HistogramVec = "postern_delivery_duration_seconds" ["result"];
     /// Connections opened to next hops, by result (ok, failed).
     next_hop_connections: IntCounterVec = "postern_next_hop_connections_total" ["result"];
+    /// Answers to whether a mailbox exists, by result (exists, unknown, unavailable) and source (destination, cache, expired, limit).
+    call_aheads: IntCounterVec = "postern_call_aheads_total" ["result", "source"];
+    /// Time of one question to a destination whether a mailbox exists.
+    call_ahead_seconds: Histogram = "postern_call_ahead_duration_seconds";
     /// Delivery status notifications made, by action (failed, delayed, delivered, relayed).
     dsns: IntCounterVec = "postern_dsn_total" ["action"];
     /// DNS queries, by type and result (ok, not-found, temporary, bad-name).

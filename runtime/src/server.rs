@@ -12,6 +12,7 @@ pub mod http;
 pub mod inventory;
 pub mod listener;
 pub mod live;
+pub mod mailboxes;
 pub mod names;
 pub mod plugins;
 pub mod preparation;
@@ -42,6 +43,7 @@ use self::connections::{Connections, Limits};
 use self::http::Readiness;
 use self::listener::Gate;
 use self::live::{Live, Parts, Refusal};
+use self::mailboxes::Mailboxes;
 use self::names::Names;
 use self::preparation::Preparation;
 use self::scanners::Scanning;
@@ -135,25 +137,29 @@ impl Server {
         let (spool, recovered) = open_spool(settings, metrics.clone()).await?;
         let clerk = Clerk { log: log.clone(), metrics: metrics.clone() };
         let resolver = Resolver::new(setup::dns(settings), metrics.clone())?;
-        let delivery = Arc::new(Delivery::new(setup::delivery(settings), resolver.clone(), metrics.clone())?);
+        let delivery = Arc::new(delivery(settings, resolver.clone(), &metrics)?);
+        let mailboxes = Arc::new(Mailboxes::new(settings, delivery.clone(), metrics.clone()));
         let signer = Arc::new(Signer::new(settings));
         let scanners = Arc::new(Scanners::new(setup::scanners(settings), metrics.clone()));
         let verify = setup::authentication(settings);
         let authentication = Arc::new(Authentication::new(resolver.clone(), verify, metrics.clone()));
         let names = Arc::new(Names(resolver.clone()));
         let services = host::Services {
+            call_ahead: mailboxes.clone(),
             keys: signer.clone(),
             scanners: Arc::new(Scanning { scanners: scanners.clone(), names: names.clone() }),
             authenticator: authentication.clone(),
             ..services(&clerk, names)
         };
+        let unknown_recipients = services.unknown_recipients.clone();
         let host = Arc::new(Host::new(setup::host(settings, compiler), services)?);
         let started = live::start(&host, settings).await?;
         let incoming = spool.incoming_directory().to_owned();
         let room = spool.clone();
         let snapshot = setup::snapshot(settings, incoming.clone(), started.chains);
         let has_room = Box::new(move |octets| room.has_room_for(octets));
-        let gateway = Arc::new(Gateway::new(snapshot, clerk, has_room));
+        let gateway = Gateway::new(snapshot, clerk, has_room);
+        let gateway = Arc::new(gateway.with_unknown_recipients(Box::new(move |client| unknown_recipients.add(client))));
         let prepare = Arc::new(Preparation { gateway: gateway.clone(), signer: signer.clone() });
         let queue = Queue::new(setup::queue(settings), spool.clone(), delivery.clone(), prepare, log, metrics.clone());
         let (stopping, stopped) = watch::channel(false);
@@ -163,6 +169,7 @@ impl Server {
             gateway: gateway.clone(),
             queue: queue.clone(),
             delivery: delivery.clone(),
+            mailboxes,
             scanners,
             authentication,
             host,
@@ -394,6 +401,13 @@ async fn open_spool(
     }
     let open = tokio::task::spawn_blocking(move || SegmentSpool::open(settings, metrics));
     Ok(open.await.map_err(|_| ServerError::Interrupted)??)
+}
+
+/// The next hops, with the internal DNS where there is one.
+pub fn delivery(settings: &Settings, resolver: Resolver, metrics: &Arc<Metrics>) -> Result<Delivery, ServerError> {
+    let internal =
+        setup::internal_dns(settings).map(|settings| Resolver::new(settings, metrics.clone())).transpose()?;
+    Ok(Delivery::new(setup::delivery(settings), resolver, metrics.clone())?.with_internal(internal))
 }
 
 /// In a few words, for whoever asks the service manager.

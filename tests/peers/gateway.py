@@ -51,11 +51,12 @@ grants = ["tables"]
 [[plugin]]
 name = "connection-policy"
 source = "builtin:connection-policy"
-grants = ["counters", "dns"]
+grants = ["counters", "dns", "metrics"]
 
 [[plugin]]
 name = "routing"
 source = "builtin:routing"
+grants = ["metrics", "tables"]
 
 [chain]
 platform = ["access", {{ plugin = "connection-policy", exemptable = true }}, "routing"]

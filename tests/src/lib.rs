@@ -16,6 +16,7 @@ pub mod sink;
 pub mod tls;
 
 pub mod client;
+pub mod dns;
 mod mail;
 
 pub use postern::rehearsal::escape;

@@ -14,6 +14,8 @@ pub struct Config {
     pub messages_per_minute: u64,
     /// R67, inbound.
     pub inbound_messages_per_minute: u64,
+    /// R72, a day.
+    pub max_unknown_recipients: u32,
     /// R65.
     pub require_client_name: bool,
     /// R70.
@@ -31,6 +33,7 @@ impl Default for Config {
             connections_per_minute: 120,
             messages_per_minute: 600,
             inbound_messages_per_minute: 0,
+            max_unknown_recipients: 50,
             require_client_name: false,
             require_fqdn_helo: true,
             require_helo_in_dns: false,

@@ -1,4 +1,4 @@
-//! Who may connect and send, how often, and under which name (R65–R68, R70, R71).
+//! Who may connect and send, how often, and under which name (R65–R68, R70–R72).
 //!
 //! The tests of names run at `mail-from` and not before, because only then it is known whether the client has logged
 //! in. Nothing is lost by it: refusals before RCPT are held until RCPT in any case.
@@ -10,8 +10,10 @@ mod tests;
 
 use std::net::IpAddr;
 
+use postern_sdk::Role;
 use postern_sdk::counters;
 use postern_sdk::dns::{self, DnsError, Question, RecordType};
+use postern_sdk::metrics;
 use postern_sdk::prelude::*;
 
 use config::Config;
@@ -36,9 +38,17 @@ impl Plugin for ConnectionPolicy {
         }
         let Config { max_connections, connections_per_minute, .. } = self.config;
         if max_connections > 0 && session.concurrent_connections() > max_connections {
+            metrics::add("connections_at_once", 1);
             return disconnect!("421 4.7.0", "Too many connections from your address");
         }
+        // Where clients must log in, who they are is not known yet.
+        if session.role() == Role::Inbound
+            && let Some(verdict) = self.check_unknown_recipients(session)
+        {
+            return verdict;
+        }
         if is_over("connections", client, connections_per_minute) {
+            metrics::add("new_connections", 1);
             return disconnect!("421 4.7.0", "Too many new connections from your address, try again in a minute");
         }
         Verdict::Next
@@ -54,6 +64,7 @@ impl Plugin for ConnectionPolicy {
             Direction::Inbound => ("messages-in", self.config.inbound_messages_per_minute),
         };
         if is_over(kind, client, limit) {
+            metrics::add("messages", 1);
             return defer!("450 4.7.1", "Too many messages from your address, try again in a minute");
         }
         if session.trusted() || session.login().is_some() {
@@ -65,6 +76,14 @@ impl Plugin for ConnectionPolicy {
             .next()
             .unwrap_or(Verdict::Next)
     }
+
+    /// A session that is under way is no way around what keeps new ones out.
+    fn rcpt(&self, session: &Session, _: &Message, _: &Recipient) -> Verdict {
+        if session.login().is_some() || self.is_exempt(session.client_address()) {
+            return Verdict::Next;
+        }
+        self.check_unknown_recipients(session).unwrap_or(Verdict::Next)
+    }
 }
 
 impl ConnectionPolicy {
@@ -72,12 +91,27 @@ impl ConnectionPolicy {
         self.config.exempt_networks.iter().any(|network| network.contains(client))
     }
 
+    /// R72: who guesses mailboxes is kept out until the day ends; the gateway's count begins anew then. A 4xx, because an
+    /// honest server with an old list of addresses is to come back tomorrow.
+    fn check_unknown_recipients(&self, session: &Session) -> Option<Verdict> {
+        let max = self.config.max_unknown_recipients;
+        if max == 0 || session.trusted() || session.unknown_recipients() <= max {
+            return None;
+        }
+        metrics::add("unknown_recipients", 1);
+        Some(disconnect!("421 4.7.0", "Too many unknown recipients from your address today, try again tomorrow"))
+    }
+
     /// R65.
     fn check_client_name(&self, session: &Session) -> Option<Verdict> {
         if !self.config.require_client_name {
             return None;
         }
-        match session.client_name() {
+        let name = session.client_name();
+        if !matches!(name, ClientName::Verified(_)) {
+            metrics::add("client_names", 1);
+        }
+        match name {
             ClientName::Verified(_) => None,
             ClientName::Unconfirmed(name) => {
                 Some(reject!("550 5.7.25", "The name of your address, {name}, does not resolve back to it"))
@@ -96,7 +130,7 @@ impl ConnectionPolicy {
             return None;
         }
         let said = session.helo()?.name;
-        match Name::parse(&said) {
+        let verdict = match Name::parse(&said) {
             Name::Literal => None,
             Name::FullyQualified(name) if require_helo_in_dns => check_in_dns(&name),
             Name::FullyQualified(_) => None,
@@ -104,7 +138,11 @@ impl ConnectionPolicy {
                 Some(reject!("550 5.7.0", "HELO needs a fully qualified domain name or an address literal"))
             }
             Name::Other => check_in_dns(&said),
+        };
+        if verdict.is_some() {
+            metrics::add("helo_names", 1);
         }
+        verdict
     }
 }
 

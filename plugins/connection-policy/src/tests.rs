@@ -88,6 +88,51 @@ fn r68_new_connections_a_minute() {
 }
 
 #[test]
+fn r72_who_writes_to_many_unknown_recipients_is_kept_out() {
+    let blocked = "disconnect 421 4.7.0 Too many unknown recipients from your address today, try again tomorrow";
+    let rcpt = |gateway: &Gateway, client: &Client| {
+        let mut mail = Mail::from("a@example.org");
+        gateway.rcpt::<ConnectionPolicy>(client, &mut mail, "b@example.com").verdict.to_string()
+    };
+    for (config, count, expected) in [
+        ("{}", 50, "next"),
+        ("{}", 51, blocked),
+        (r#"{"max_unknown_recipients": 1}"#, 1, "next"),
+        (r#"{"max_unknown_recipients": 1}"#, 2, blocked),
+        (r#"{"max_unknown_recipients": 0}"#, 9999, "next"),
+        (r#"{"exempt_networks": ["192.0.2.0/24"]}"#, 9999, "next"),
+    ] {
+        let gateway = Gateway::new().config(config);
+        let client = client().unknown_recipients(count);
+        assert_eq!(connect(&gateway, &client), expected, "{config} {count}");
+        assert_eq!(rcpt(&gateway, &client), expected, "{config} {count}: a session under way");
+        assert_eq!(gateway.metric("unknown_recipients"), if expected == "next" { 0 } else { 2 });
+    }
+    let gateway = Gateway::new();
+    let guesser = || client().unknown_recipients(51);
+    assert_eq!(connect(&gateway, &guesser().trusted()), "next");
+    assert_eq!(rcpt(&gateway, &guesser().trusted()), "next");
+    assert_eq!(rcpt(&gateway, &guesser().login("al")), "next");
+    assert_eq!(connect(&gateway, &guesser().listener("submission", Role::Submission)), "next", "who it is shows later");
+}
+
+#[test]
+fn refusals_are_counted_by_cause() {
+    let gateway = Gateway::new().config(
+        r#"{"max_connections": 1, "connections_per_minute": 1, "inbound_messages_per_minute": 2,
+            "require_client_name": true}"#,
+    );
+    connect(&gateway, &client().connections(2));
+    connect(&gateway, &client());
+    connect(&gateway, &client());
+    mail_from(&gateway, &client());
+    mail_from(&gateway, &client().name(ClientName::Verified("mail.example.org".into())).ehlo("x"));
+    mail_from(&gateway, &client());
+    let names = ["connections_at_once", "new_connections", "messages", "client_names", "helo_names"];
+    assert_eq!(names.map(|name| gateway.metric(name)), [1, 1, 1, 1, 1]);
+}
+
+#[test]
 fn what_cannot_be_counted_passes_and_is_logged() {
     let gateway = Gateway::new();
     gateway.fill_counters();

@@ -12,6 +12,25 @@ use postern_sdk::prelude::*;
 pub struct Config {
     #[serde(default)]
     rules: Vec<RuleConfig>,
+    #[serde(default)]
+    tables: Tables,
+}
+
+/// Tables with more rules, by their names in the gateway's config.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tables {
+    pub recipient: Option<String>,
+    pub sender: Option<String>,
+}
+
+impl Tables {
+    /// Those that are set, by key.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        [("recipient", &self.recipient), ("sender", &self.sender)]
+            .into_iter()
+            .filter_map(|(key, table)| Some((key, table.as_deref()?)))
+    }
 }
 
 #[derive(Deserialize)]
@@ -31,10 +50,34 @@ pub struct Rule {
     pub to: Target,
 }
 
-/// What a rule lists (R54).
-pub enum What {
-    Recipient(Vec<Pattern>),
-    Sender(Vec<Pattern>),
+/// What a rule lists (R54); where it lists both, both must match.
+pub struct What {
+    recipient: Vec<Pattern>,
+    sender: Vec<Pattern>,
+}
+
+impl What {
+    /// The first half of the question, which is the same for all recipients.
+    pub fn has_sender(&self, sender: Option<&Address>) -> bool {
+        self.sender.is_empty() || sender.is_some_and(|sender| listed(&self.sender, sender))
+    }
+
+    pub fn has_recipient(&self, recipient: &Address) -> bool {
+        self.recipient.is_empty() || listed(&self.recipient, recipient)
+    }
+
+    /// For the log: by what it has matched.
+    pub fn name(&self) -> &'static str {
+        match (self.recipient.is_empty(), self.sender.is_empty()) {
+            (_, true) => "recipient",
+            (true, false) => "sender",
+            (false, false) => "sender and recipient",
+        }
+    }
+}
+
+fn listed(list: &[Pattern], address: &Address) -> bool {
+    list.iter().any(|pattern| pattern.matches(address))
 }
 
 /// Where the mail of a rule goes, as the gateway writes routes: `mx`, `mx:DOMAIN`, `host:HOST:PORT`, `smart-host:NAME`.
@@ -46,12 +89,12 @@ pub struct Target {
 }
 
 impl Config {
-    pub fn check(self) -> Result<Vec<Rule>, String> {
+    pub fn check(self) -> Result<(Vec<Rule>, Tables), String> {
         let rules = self.rules.into_iter().enumerate().map(|(at, rule)| {
             let name = rule.name.clone();
             rule.check().map_err(|problem| format!("rules[{at}] ({name:?}): {problem}"))
         });
-        rules.collect()
+        Ok((rules.collect::<Result<_, _>>()?, self.tables))
     }
 }
 
@@ -60,12 +103,10 @@ impl RuleConfig {
         if self.name.is_empty() {
             return Err("name: must not be empty");
         }
-        let what = match (self.recipient.is_empty(), self.sender.is_empty()) {
-            (false, true) => What::Recipient(self.recipient),
-            (true, false) => What::Sender(self.sender),
-            _ => return Err("has exactly one of recipient and sender"),
-        };
-        Ok(Rule { name: self.name, what, to: self.to })
+        if self.recipient.is_empty() && self.sender.is_empty() {
+            return Err("has neither recipient nor sender");
+        }
+        Ok(Rule { name: self.name, what: What { recipient: self.recipient, sender: self.sender }, to: self.to })
     }
 }
 

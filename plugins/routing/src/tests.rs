@@ -1,4 +1,4 @@
-use postern_sdk::testing::{Client, Gateway, Mail};
+use postern_sdk::testing::{Client, Gateway, Judged, Mail};
 
 use super::*;
 
@@ -17,9 +17,14 @@ fn gateway() -> Gateway {
 
 /// Where each recipient goes; `-`: where the gateway sends it.
 fn deliver(mail: Mail) -> Vec<String> {
-    let mut mail = mail.content("Subject: x\n\nx\n");
-    let judged = gateway().deliver::<Routing>(&Client::at("192.0.2.1"), &mut mail);
+    let (routes, judged) = deliver_by(&gateway(), mail);
     assert_eq!(judged.verdict, Verdict::Next);
+    routes
+}
+
+fn deliver_by(gateway: &Gateway, mail: Mail) -> (Vec<String>, Judged) {
+    let mut mail = mail.content("Subject: x\n\nx\n");
+    let judged = gateway.deliver::<Routing>(&Client::at("192.0.2.1"), &mut mail);
     let route = |address: &Address| {
         let own = mail.recipient_routes.iter().find(|(of, _)| of == address).map(|(_, route)| route);
         match own.or(mail.route.as_ref()) {
@@ -30,7 +35,7 @@ fn deliver(mail: Mail) -> Vec<String> {
             None => "-".to_owned(),
         }
     };
-    mail.recipients.iter().map(|recipient| route(&recipient.address)).collect()
+    (mail.recipients.iter().map(|recipient| route(&recipient.address)).collect(), judged)
 }
 
 fn to(sender: &str, recipients: &[&str]) -> Mail {
@@ -61,6 +66,82 @@ fn r53_r54_for_each_recipient_the_first_rule_that_matches_decides() {
 }
 
 #[test]
+fn r53_r54_a_rule_on_both_matches_both() {
+    const BOTH: &str = r#"{"rules": [
+        {"name": "both", "sender": ["news@example.org"], "recipient": ["example.com", ".example.com"], "to": "mx"},
+        {"name": "rest", "sender": [".org"], "to": "mx:rest.example.net"}
+    ]}"#;
+    for (sender, recipients, expected) in [
+        (Some("news@example.org"), &["a@example.com"][..], &["mx"][..]),
+        (Some("news@example.org"), &["a@mail.example.com", "a@example.edu"], &["mx", "mx:rest.example.net"]),
+        (Some("other@example.org"), &["a@example.com"], &["mx:rest.example.net"]),
+        (Some("other@example.edu"), &["a@example.com"], &["-"]),
+        (None, &["a@example.com"], &["-"]),
+    ] {
+        let mail = sender.map_or_else(Mail::from_null_sender, Mail::from);
+        let mail = recipients.iter().fold(mail, |mail, recipient| mail.to(recipient));
+        let gateway = Gateway::new().config(BOTH).grant("route:mx");
+        assert_eq!(deliver_by(&gateway, mail).0, expected, "{sender:?} {recipients:?}");
+    }
+}
+
+fn with_tables() -> Gateway {
+    gateway()
+        .config(
+            r#"{"tables": {"recipient": "to", "sender": "from"}, "rules": [
+                {"name": "bob", "recipient": ["bob@example.com"], "to": "mx"}
+            ]}"#,
+        )
+        .table(
+            "to",
+            [
+                ("example.com", "smart-host:partner the partner"),
+                (".example.com", "host:192.0.2.1"),
+                ("cy@example.com", "mx"),
+            ],
+        )
+        .table("from", [("news@example.org", "smart-host:bulk"), ("bad@example.org", "elsewhere")])
+}
+
+#[test]
+fn r53_rules_may_stand_in_a_table() {
+    for (sender, recipients, expected) in [
+        ("a@example.edu", &["bob@example.com", "al@example.com"][..], &["mx", "partner"][..]),
+        (
+            "a@example.edu",
+            &["al@example.com", "cy@example.com", "dan@x.example.com"],
+            &["partner", "mx", "192.0.2.1:25"],
+        ),
+        ("a@example.edu", &["al@example.edu"], &["-"]),
+        ("news@example.org", &["al@example.edu", "al@example.com"], &["bulk", "partner"]),
+    ] {
+        assert_eq!(deliver_by(&with_tables(), to(sender, recipients)).0, expected, "{sender} {recipients:?}");
+    }
+    let (_, judged) = deliver_by(&with_tables(), to("news@example.org", &["al@example.edu", "al@example.com"]));
+    assert_eq!(
+        judged.log,
+        [
+            "info: rule \"the partner\": smart-host:partner: 1 of 2 recipients, by recipient",
+            "info: rule \"table from\": smart-host:bulk: 1 of 2 recipients, by sender"
+        ]
+    );
+}
+
+#[test]
+fn a_table_that_is_of_no_use_holds_all_back() {
+    let (_, judged) = deliver_by(&with_tables(), to("bad@example.org", &["al@example.edu"]));
+    assert_eq!(judged.verdict.to_string(), "defer 451 4.3.5 Local error in configuration");
+    assert_eq!(
+        judged.log,
+        [
+            "error: table \"from\": row \"elsewhere\": \"elsewhere\": is none of mx, mx:DOMAIN, host:HOST:PORT, smart-host:NAME"
+        ]
+    );
+    let (_, judged) = deliver_by(&with_tables().broken_table("to"), to("a@example.edu", &["al@example.com"]));
+    assert_eq!(judged.verdict.to_string(), "defer 451 4.3.0 Local error in processing");
+}
+
+#[test]
 fn a_bounce_has_no_sender_to_match() {
     assert_eq!(deliver(Mail::from_null_sender().to("al@example.edu").to("al@example.com")), ["-", "partner"]);
 }
@@ -75,7 +156,14 @@ fn a_mail_whose_recipients_agree_stays_whole() {
     let mut mail = to("a@example.edu", &["al@example.com", "bob@example.com"]).content("\n");
     let judged = gateway.deliver::<Routing>(&Client::at("192.0.2.1"), &mut mail);
     assert_eq!((mail.route, mail.recipient_routes), (Some(Route::Mx), vec![]));
-    assert_eq!(judged.log, ["info: rule \"bob\": mx: 1 of 2 recipients", "info: rule \"all\": mx: 1 of 2 recipients"]);
+    assert_eq!(
+        judged.log,
+        [
+            "info: rule \"bob\": mx: 1 of 2 recipients, by recipient",
+            "info: rule \"all\": mx: 1 of 2 recipients, by recipient"
+        ]
+    );
+    assert_eq!(gateway.metric("routed"), 2);
 }
 
 #[test]
@@ -116,11 +204,8 @@ fn errors_of_the_config_name_the_key() {
             r#"{"rules": [{"name": "a", "recipient": ["a b"], "to": "mx"}]}"#,
             "rules[0].recipient[0]: \"a b\": not a domain name in ASCII letters",
         ),
-        (r#"{"rules": [{"name": "a", "to": "mx"}]}"#, "rules[0] (\"a\"): has exactly one of recipient and sender"),
-        (
-            r#"{"rules": [{"name": "a", "to": "mx", "sender": ["a.example"], "recipient": ["b.example"]}]}"#,
-            "rules[0] (\"a\"): has exactly one of recipient and sender",
-        ),
+        (r#"{"rules": [{"name": "a", "to": "mx"}]}"#, "rules[0] (\"a\"): has neither recipient nor sender"),
+        (r#"{"tables": {"sender": "none"}}"#, "tables.sender: no table `none` is granted to this plugin"),
         (
             r#"{"rules": [{"name": "", "to": "mx", "sender": ["a.example"]}]}"#,
             "rules[0] (\"\"): name: must not be empty",

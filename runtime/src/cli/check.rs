@@ -3,7 +3,7 @@
 mod certificate;
 mod deep;
 mod machine;
-mod plugin;
+pub(super) mod plugin;
 mod route;
 mod scanner;
 

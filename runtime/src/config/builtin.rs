@@ -10,7 +10,7 @@ pub const GRANTS: [(&str, &[&str]); 17] = [
     ("antispam", &["metrics", "scan"]),
     ("antivirus", &["metrics", "scan"]),
     ("arc-seal", &["authentication", "metrics", "signing"]),
-    ("connection-policy", &["counters", "dns"]),
+    ("connection-policy", &["counters", "dns", "metrics"]),
     ("dkim", &["authentication", "metrics"]),
     ("dkim-sign", &["metrics", "signing"]),
     ("dmarc", &["authentication", "metrics"]),
@@ -20,7 +20,7 @@ pub const GRANTS: [(&str, &[&str]); 17] = [
     ("headers", &["metrics"]),
     ("limits", &["counters", "metrics", "tables"]),
     ("recipients", &["call-ahead", "metrics", "tables"]),
-    ("routing", &[]),
+    ("routing", &["metrics", "tables"]),
     ("sender-policy", &["dns", "metrics"]),
     ("spf", &["authentication", "metrics"]),
 ];

@@ -20,7 +20,8 @@ use toml::Spanned;
 
 use super::problem::Findings;
 use super::settings::{
-    Authentication, Delivery, Dns, Http, Installation, Log, Login, Queue, Secret, Server, Settings, SmartHost, Spool,
+    Authentication, CallAhead, Delivery, Dns, Http, Installation, Log, Login, Queue, Secret, Server, Settings,
+    SmartHost, Spool,
 };
 use super::source::{Sources, Span};
 use super::suggest::did_you_mean;
@@ -86,6 +87,7 @@ impl Checker<'_> {
         let queue = self.queue(written.queue);
         let delivery = self.delivery(written.delivery);
         let dns = self.dns(written.dns);
+        let call_ahead = self.call_ahead(written.call_ahead);
         let identity = self.identity(written.identity, written.blocklist, host_name.as_ref(), &delivery);
         let signing = self.signing(written.signing, spool.as_ref(), &queue);
         let authentication = self.authentication(written.authentication, host_name);
@@ -100,6 +102,7 @@ impl Checker<'_> {
             smart_hosts,
             scanners,
             dns,
+            call_ahead,
             identity: identity?,
             signing: signing?,
             authentication: authentication?,
@@ -286,7 +289,31 @@ impl Checker<'_> {
         if let (Some(flag), true, false) = (&written.system, system, servers.is_empty()) {
             self.findings.error(Some(flag.span().into()), "the system's DNS servers or these, not both".to_owned());
         }
-        Dns { servers, system, timeout: self.positive(written.timeout, 5 * SECOND) }
+        let internal_servers: Vec<_> = written.internal_servers.iter().map(|at| at.value.0).collect();
+        if let (Some(first), true) =
+            (written.internal_domains.iter().flatten().next(), written.internal_servers.is_empty())
+        {
+            let message = "internal domains, and no internal server that knows them".to_owned();
+            self.findings.push_error(Some(first.span), message).help("add `internal_servers`");
+        }
+        Dns {
+            servers,
+            system,
+            timeout: self.positive(written.timeout, 5 * SECOND),
+            internal_servers,
+            internal_domains: written.internal_domains.map(|list| list.into_iter().map(|at| at.value).collect()),
+        }
+    }
+
+    fn call_ahead(&mut self, written: written::CallAhead) -> CallAhead {
+        CallAhead {
+            sender: written.sender.map(|at| at.value),
+            timeout: self.positive(written.timeout, 8 * SECOND),
+            keep_existing: self.positive(written.keep_existing, DAY),
+            keep_unknown: self.positive(written.keep_unknown, HOUR),
+            cache_entries: written.cache_entries.map_or(100_000, |count| count.0),
+            concurrency_per_destination: written.concurrency_per_destination.map_or(5, |count| count.0),
+        }
     }
 
     fn authentication(

@@ -94,6 +94,7 @@ impl Shower<'_> {
         single("queue", one("queue"), default::queue(settings));
         single("delivery", one("delivery"), default::delivery(settings));
         single("dns", one("dns"), default::dns(settings));
+        single("call_ahead", one("call_ahead"), default::call_ahead(settings));
         single("identity", one("identity"), default::identity(settings));
         single("signing", one("signing"), default::signing(settings));
         single("authentication", one("authentication"), default::authentication(settings));

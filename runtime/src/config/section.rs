@@ -9,13 +9,14 @@ use super::source::Span;
 use super::suggest::did_you_mean;
 
 /// Every section, and whether it is a list.
-const SECTIONS: [(&str, bool); 21] = [
+const SECTIONS: [(&str, bool); 22] = [
     ("server", false),
     ("tls", false),
     ("spool", false),
     ("queue", false),
     ("delivery", false),
     ("dns", false),
+    ("call_ahead", false),
     ("identity", false),
     ("signing", false),
     ("authentication", false),

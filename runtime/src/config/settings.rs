@@ -37,6 +37,7 @@ pub struct Settings {
     /// Names differ.
     pub scanners: Vec<Scanner>,
     pub dns: Dns,
+    pub call_ahead: CallAhead,
     pub identity: Identity,
     pub signing: Signing,
     pub authentication: Authentication,
@@ -226,6 +227,22 @@ pub struct Dns {
     /// Use the system's servers (`/etc/resolv.conf`). False and no servers: there is no DNS.
     pub system: bool,
     pub timeout: Duration,
+    /// Asked, too, for the exchanges of internal domains (R57); empty: there is no internal DNS.
+    pub internal_servers: Vec<SocketAddr>,
+    /// `None`: the tenants' domains.
+    pub internal_domains: Option<Vec<Domain>>,
+}
+
+/// Questions to destinations whether a mailbox exists (X9).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallAhead {
+    /// `None`: the null reverse-path.
+    pub sender: Option<Mailbox>,
+    pub timeout: Duration,
+    pub keep_existing: Duration,
+    pub keep_unknown: Duration,
+    pub cache_entries: u32,
+    pub concurrency_per_destination: u32,
 }
 
 /// What DNS shall say of the gateway: its tenants' records are told and checked from it (R15, R26, R28, R31, R33).

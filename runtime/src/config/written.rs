@@ -32,6 +32,7 @@ pub struct Written {
     pub queue: Queue,
     pub delivery: Delivery,
     pub dns: Dns,
+    pub call_ahead: CallAhead,
     pub identity: Identity,
     pub signing: Signing,
     pub authentication: Authentication,
@@ -59,6 +60,7 @@ impl Written {
             queue: section::one(&mut root, "queue", findings),
             delivery: section::one(&mut root, "delivery", findings),
             dns: section::one(&mut root, "dns", findings),
+            call_ahead: section::one(&mut root, "call_ahead", findings),
             identity: section::one(&mut root, "identity", findings),
             signing: section::one(&mut root, "signing", findings),
             authentication: section::one(&mut root, "authentication", findings),
@@ -248,6 +250,20 @@ pub struct Dns {
     pub servers: Vec<At<DnsServer>>,
     pub system: Option<Spanned<bool>>,
     pub timeout: Option<At<Duration>>,
+    pub internal_servers: Vec<At<DnsServer>>,
+    pub internal_domains: Option<Vec<At<Domain>>>,
+}
+
+/// `[call_ahead]`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CallAhead {
+    pub sender: Option<At<Mailbox>>,
+    pub timeout: Option<At<Duration>>,
+    pub keep_existing: Option<At<Duration>>,
+    pub keep_unknown: Option<At<Duration>>,
+    pub cache_entries: Option<Count>,
+    pub concurrency_per_destination: Option<Count>,
 }
 
 /// `[identity]`.

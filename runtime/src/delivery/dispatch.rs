@@ -15,17 +15,18 @@ use tokio::time::{interval, timeout};
 
 use super::channel::Wire;
 use super::connection::{Connection, Opening};
+use super::exchange::Resolvers;
 use super::failure::Failure;
 use super::pool::{Key, Pool};
-use super::settings::Login;
-use super::target::{Search, Target};
+use super::target::Target;
 use super::tls::{Connectors, TlsSetupError};
 use super::transaction::{self, Outcomes, Outgoing};
-use super::{Diagnosis, Job, NextHop, Outcome, Report, Settings, maildir};
+use super::way::{Terms, Way, misrouted};
+use super::{Job, NextHop, Outcome, Report, Settings, maildir};
 use crate::dns::Resolver;
 use crate::mail::{Route, TlsPolicy};
 use crate::metrics::Metrics;
-use crate::smtp::{Enhanced, Host};
+use crate::smtp::Host;
 
 /// How often idle connections are looked at.
 const TEND_EVERY: Duration = Duration::from_secs(1);
@@ -35,30 +36,23 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// The gateway's next hops: all of them, by whatever route.
 pub struct Delivery {
-    live: ArcSwap<Live>,
-    resolver: Resolver,
-    pool: Pool,
+    pub(super) live: ArcSwap<Live>,
+    pub(super) resolvers: Resolvers,
+    pub(super) pool: Pool,
     /// How many settings there have been before these.
     generation: AtomicU64,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// What a reload changes. A delivery that is under way keeps what it began with.
-struct Live {
+pub(super) struct Live {
     generation: u64,
-    settings: Settings,
+    pub(super) settings: Settings,
     connectors: Connectors,
 }
 
 /// Settings that can be put in force.
 pub struct Ready(Arc<Live>);
-
-/// What is asked of a connection, besides its address.
-struct Terms {
-    tls: TlsPolicy,
-    /// With the name of the smart host it is for.
-    login: Option<(Arc<str>, Login)>,
-}
 
 /// Why a target did not take the mail.
 enum Refusal {
@@ -88,7 +82,15 @@ impl NextHop for Delivery {
 impl Delivery {
     pub fn new(settings: Settings, resolver: Resolver, metrics: Arc<Metrics>) -> Result<Self, TlsSetupError> {
         let live = ArcSwap::from_pointee(Live::new(settings, 0)?);
-        Ok(Self { live, resolver, pool: Pool::default(), generation: AtomicU64::new(0), metrics })
+        let resolvers = Resolvers { public: resolver, internal: None };
+        Ok(Self { live, resolvers, pool: Pool::default(), generation: AtomicU64::new(0), metrics })
+    }
+
+    /// Asks this resolver, too, for the exchanges of [`Settings::internal_domains`] (R57).
+    #[must_use]
+    pub fn with_internal(mut self, resolver: Option<Resolver>) -> Self {
+        self.resolvers.internal = resolver;
+        self
     }
 
     /// The next delivery goes by these, over connections opened under these. On an error the old ones stay.
@@ -138,49 +140,18 @@ impl Delivery {
             return Report { outcomes: Vec::new(), destination_down: false };
         }
         let live = self.live.load_full();
-        let settings = &live.settings;
-        let opportunistic = Terms { tls: settings.mx_tls, login: None };
-        match &job.route {
-            Route::Maildir(directory) => {
-                let outcome = maildir::deliver(directory, &settings.host_name, job).await;
-                same_for_all(job, outcome, false)
-            }
-            Route::Mx(domain) => {
-                let host = domain.clone().map(Host::Domain).or_else(|| only_host(job));
-                match &host {
-                    Some(Host::Domain(domain)) => match Search::by_mx(settings, &self.resolver, domain).await {
-                        Ok(search) => self.by_smtp(&live, job, search, domain.as_str(), &opportunistic).await,
-                        Err(outcome) => {
-                            let down = matches!(outcome, Outcome::Deferred(_));
-                            same_for_all(job, outcome, down)
-                        }
-                    },
-                    Some(literal @ Host::Literal(address)) => {
-                        let search = Search::by_literal(settings, &self.resolver, *address);
-                        self.by_smtp(&live, job, search, &literal.to_string(), &opportunistic).await
-                    }
-                    None => same_for_all(job, misrouted("Mail by MX for recipients of different domains"), false),
-                }
-            }
-            Route::Host { host, port, tls } => {
-                let search = Search::by_host(settings, &self.resolver, host, *port);
-                let terms = Terms { tls: *tls, login: None };
-                self.by_smtp(&live, job, search, &host.to_string(), &terms).await
-            }
-            Route::SmartHost(name) => match settings.smart_hosts.get(name) {
-                Some(smart_host) => {
-                    let search = Search::by_host(settings, &self.resolver, &smart_host.host, smart_host.port);
-                    let login = smart_host.login.clone().map(|login| (name.clone(), login));
-                    let terms = Terms { tls: at_least_verified(smart_host.tls, login.is_some()), login };
-                    self.by_smtp(&live, job, search, &smart_host.host.to_string(), &terms).await
-                }
-                // A reload may have taken it away; another may bring it back.
-                None => same_for_all(job, misrouted(&format!("No smart host is named {name}")), false),
-            },
+        if let Route::Maildir(directory) = &job.route {
+            let outcome = maildir::deliver(directory, &live.settings.host_name, job).await;
+            return same_for_all(job, outcome, false);
+        }
+        match self.way(&live, &job.route, only_host(job)).await {
+            Ok(way) => self.by_smtp(&live, job, way).await,
+            Err(no_way) => same_for_all(job, no_way.outcome, no_way.down),
         }
     }
 
-    async fn by_smtp(&self, live: &Live, job: &Job, mut search: Search<'_>, name: &str, terms: &Terms) -> Report {
+    async fn by_smtp(&self, live: &Live, job: &Job, way: Way<'_>) -> Report {
+        let Way { mut search, name, terms } = way;
         let mail = Outgoing::new(&job.envelope, &job.message);
         let mut outcomes: Outcomes = vec![None; job.envelope.recipients.len()];
         let mut lacking: Outcomes = vec![None; job.envelope.recipients.len()];
@@ -189,7 +160,7 @@ impl Delivery {
         let (mut deferred, mut failed, mut reached) = (None, None, false);
         let mut left = live.settings.max_mx.max(1);
         'search: while let Some(mut targets) = search.next().await {
-            targets.sort_by_key(|target| !self.pool.has(&live.key(target, terms)));
+            targets.sort_by_key(|target| !self.pool.has(&live.key(target, &terms)));
             for target in targets {
                 if unfit.contains(&target.host) {
                     continue;
@@ -198,7 +169,7 @@ impl Delivery {
                     break 'search;
                 }
                 left -= 1;
-                match self.try_target(live, &target, &mail, terms, &mut outcomes).await {
+                match self.try_target(live, &target, &mail, &terms, &mut outcomes).await {
                     Ok(lacks) if outcomes.iter().any(Option::is_none) => {
                         lacking = lacks;
                         unfit.push(target.host);
@@ -220,14 +191,14 @@ impl Delivery {
                 }
             }
         }
-        let later = deferred.or_else(|| search.temporary(name));
+        let later = deferred.or_else(|| search.temporary(&name));
         if later.is_none() {
             // No host is left that might do what those lacked.
             for (outcome, lack) in outcomes.iter_mut().zip(lacking).filter(|(outcome, _)| outcome.is_none()) {
                 *outcome = lack;
             }
         }
-        let outcome = later.or(failed).unwrap_or_else(|| search.verdict(name));
+        let outcome = later.or(failed).unwrap_or_else(|| search.verdict(&name));
         let down = !reached && unfit.is_empty() && matches!(outcome, Outcome::Deferred(_));
         report(outcomes, &outcome, down)
     }
@@ -283,7 +254,7 @@ impl Delivery {
     }
 
     /// Where TLS is welcome but no must and its handshake fails, once more without (RFC 7435 §3).
-    async fn open(&self, live: &Live, target: &Target, terms: &Terms) -> Result<Connection, Failure> {
+    pub(super) async fn open(&self, live: &Live, target: &Target, terms: &Terms) -> Result<Connection, Failure> {
         match open(live, target, terms.tls, terms).await {
             Err(Failure::Tls(cause)) if terms.tls == TlsPolicy::Opportunistic => {
                 tracing::info!(host = target.host, cause, "TLS failed; mail goes in the clear");
@@ -299,19 +270,10 @@ impl Live {
         Ok(Self { generation, connectors: Connectors::new(&settings)?, settings })
     }
 
-    fn key(&self, target: &Target, terms: &Terms) -> Key {
+    pub(super) fn key(&self, target: &Target, terms: &Terms) -> Key {
         let login = terms.login.as_ref().map(|(name, _)| name.clone());
         let Target { host, address } = target.clone();
         Key { address, host, tls: terms.tls, login, generation: self.generation }
-    }
-}
-
-/// A password is shown only to a server that has proved its name.
-fn at_least_verified(tls: TlsPolicy, with_login: bool) -> TlsPolicy {
-    match tls {
-        TlsPolicy::Implicit => TlsPolicy::Implicit,
-        _ if with_login => TlsPolicy::Verified,
-        tls => tls,
     }
 }
 
@@ -346,15 +308,10 @@ async fn connect(address: SocketAddr, sources: &[IpAddr]) -> io::Result<TcpStrea
 }
 
 /// The host that all recipients have, if it is one.
-fn only_host(job: &Job) -> Option<Host> {
+fn only_host(job: &Job) -> Option<&Host> {
     let mut hosts = job.envelope.recipients.iter().map(|recipient| &recipient.mailbox.host);
     let first = hosts.next()?;
-    hosts.all(|host| host == first).then(|| first.clone())
-}
-
-/// Our own mistake, or the administrator's, who may mend it.
-fn misrouted(text: &str) -> Outcome {
-    Outcome::Deferred(Diagnosis::own(451, Enhanced::new(3, 5), text))
+    hosts.all(|host| host == first).then_some(first)
 }
 
 fn same_for_all(job: &Job, outcome: Outcome, destination_down: bool) -> Report {

@@ -1,6 +1,6 @@
 //! What delivery has to be told. Values only: config makes them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 
 use crate::mail::TlsPolicy;
-use crate::smtp::Host;
+use crate::smtp::{Domain, Host};
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -43,6 +43,8 @@ pub struct Settings {
     pub max_addresses: usize,
     /// Recipients in one transaction. RFC 5321 §4.5.3.1.8: a server takes at least 100.
     pub max_recipients: usize,
+    /// Domains whose exchanges the internal resolver is asked for, too (R57).
+    pub internal_domains: HashSet<Domain>,
     /// Certificate authorities trusted besides those of the web, e.g. a customer's own.
     pub extra_roots: Vec<CertificateDer<'static>>,
 }
@@ -65,6 +67,7 @@ impl Default for Settings {
             max_mx: 10,
             max_addresses: 4,
             max_recipients: 100,
+            internal_domains: HashSet::new(),
             extra_roots: Vec::new(),
         }
     }

@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use rand::seq::SliceRandom;
 
+use super::exchange::{Named, Origin, Resolvers};
 use super::{Diagnosis, Outcome, Settings};
-use crate::dns::{DnsError, Exchange, Resolver};
+use crate::dns::DnsError;
 use crate::smtp::{Domain, Enhanced, Host};
 
 /// One address of one host.
@@ -20,46 +21,50 @@ pub(super) struct Target {
 /// Finds targets as they are needed: hosts that are not tried are not looked up.
 pub(super) struct Search<'a> {
     settings: &'a Settings,
-    resolver: &'a Resolver,
-    /// Hosts of equal preference stand together.
-    groups: VecDeque<Vec<Host>>,
+    resolvers: &'a Resolvers,
+    groups: VecDeque<Group>,
     port: u16,
     /// The hosts were named by DNS, that is by anybody, not by config.
     by_mx: bool,
+    /// Of the group that was given last; of hosts that config names it means nothing.
+    rank: (u16, Origin),
     looped: bool,
     temporary: Option<String>,
+}
+
+/// Hosts of equal preference, whom the same resolver has named.
+struct Group {
+    hosts: Vec<Host>,
+    rank: (u16, Origin),
+}
+
+impl Group {
+    /// Whose address config knows, or the public DNS.
+    fn of(host: Host) -> Self {
+        Self { hosts: vec![host], rank: (0, Origin::Public) }
+    }
 }
 
 impl<'a> Search<'a> {
     /// The exchanges of the domain, or the domain itself when it has no MX record.
     pub(super) async fn by_mx(
         settings: &'a Settings,
-        resolver: &'a Resolver,
+        resolvers: &'a Resolvers,
         domain: &Domain,
     ) -> Result<Self, Outcome> {
-        let exchanges = match resolver.mx(domain).await {
-            Ok(exchanges) => exchanges,
-            // RFC 5321 §5.1: an implicit MX.
-            Err(DnsError::NotFound) => vec![Exchange { preference: 0, host: Some(domain.clone()) }],
-            Err(DnsError::Temporary(cause)) => return Err(dns_failed(domain.as_str(), &cause)),
-            Err(DnsError::BadName) => return Err(no_host(domain.as_str())),
-        };
-        if exchanges.iter().any(|exchange| exchange.host.is_none()) {
-            let text = format!("Domain {domain} accepts no mail (null MX)");
-            return Err(Outcome::Failed(Diagnosis::own(556, Enhanced::new(1, 10), text)));
-        }
-        let mut search = Self { groups: VecDeque::new(), ..Self::new(settings, resolver, settings.mx_port, true) };
+        let exchanges = resolvers.exchanges(settings, domain).await?;
+        let mut search = Self::new(settings, resolvers, settings.mx_port, true);
         search.group(exchanges);
         Ok(search)
     }
 
     /// The host as given (R13). A name that is an address in digits is that address.
-    pub(super) fn by_host(settings: &'a Settings, resolver: &'a Resolver, host: &Host, port: u16) -> Self {
+    pub(super) fn by_host(settings: &'a Settings, resolvers: &'a Resolvers, host: &Host, port: u16) -> Self {
         let host = match host.domain().and_then(|name| name.as_str().parse().ok()) {
             Some(address) => Host::Literal(address),
             None => host.clone(),
         };
-        let mut search = Self::new(settings, resolver, port, false);
+        let mut search = Self::new(settings, resolvers, port, false);
         let own = match &host {
             Host::Literal(address) => search.is_own_address(*address),
             Host::Domain(_) => search.is_own_port() && search.is_own(&host),
@@ -67,42 +72,46 @@ impl<'a> Search<'a> {
         if own {
             search.looped = true;
         } else {
-            search.groups.push_back(vec![host]);
+            search.groups.push_back(Group::of(host));
         }
         search
     }
 
     /// A recipient's address literal (RFC 5321 §4.1.3).
-    pub(super) fn by_literal(settings: &'a Settings, resolver: &'a Resolver, address: IpAddr) -> Self {
-        let mut search = Self::new(settings, resolver, settings.mx_port, true);
-        search.groups.push_back(vec![Host::Literal(address)]);
+    pub(super) fn by_literal(settings: &'a Settings, resolvers: &'a Resolvers, address: IpAddr) -> Self {
+        let mut search = Self::new(settings, resolvers, settings.mx_port, true);
+        search.groups.push_back(Group::of(Host::Literal(address)));
         search
     }
 
-    fn new(settings: &'a Settings, resolver: &'a Resolver, port: u16, by_mx: bool) -> Self {
-        Self { settings, resolver, groups: VecDeque::new(), port, by_mx, looped: false, temporary: None }
+    fn new(settings: &'a Settings, resolvers: &'a Resolvers, port: u16, by_mx: bool) -> Self {
+        Self {
+            settings,
+            resolvers,
+            groups: VecDeque::new(),
+            port,
+            by_mx,
+            rank: (0, Origin::Public),
+            looped: false,
+            temporary: None,
+        }
     }
 
     /// RFC 5321 §5.1: those of equal preference in random order; from our own preference on, none.
-    fn group(&mut self, exchanges: Vec<Exchange>) {
-        let own = exchanges
-            .iter()
-            .filter(|exchange| exchange.host.as_ref().is_some_and(|host| self.is_own(&Host::Domain(host.clone()))));
-        let end = own.map(|exchange| exchange.preference).min();
+    fn group(&mut self, exchanges: Vec<Named>) {
+        let own = exchanges.iter().filter(|named| self.is_own(&Host::Domain(named.host.clone())));
+        let end = own.map(|named| named.rank).min();
         self.looped = end.is_some();
-        let mut better: Vec<Exchange> =
-            exchanges.into_iter().filter(|exchange| end.is_none_or(|end| exchange.preference < end)).collect();
+        let mut better: Vec<Named> =
+            exchanges.into_iter().filter(|named| end.is_none_or(|end| named.rank < end)).collect();
         // Before the cut: else the same ones of many equals would be left out each time.
         better.shuffle(&mut rand::rng());
-        better.sort_by_key(|exchange| exchange.preference);
-        let mut preference = None;
-        for exchange in better.into_iter().take(self.settings.max_mx) {
-            let Some(host) = exchange.host.map(Host::Domain) else { continue };
-            match self.groups.back_mut() {
-                Some(group) if preference == Some(exchange.preference) => group.push(host),
-                _ => self.groups.push_back(vec![host]),
-            }
-            preference = Some(exchange.preference);
+        better.sort_by_key(|named| named.rank);
+        better.truncate(self.settings.max_mx);
+        for equals in better.chunk_by(|one, other| one.rank == other.rank) {
+            let Some(&Named { rank, .. }) = equals.first() else { continue };
+            let hosts = equals.iter().map(|named| Host::Domain(named.host.clone())).collect();
+            self.groups.push_back(Group { hosts, rank });
         }
     }
 
@@ -135,9 +144,9 @@ impl<'a> Search<'a> {
     pub(super) async fn next(&mut self) -> Option<Vec<Target>> {
         while let Some(group) = self.groups.pop_front() {
             let mut targets = Vec::new();
-            for host in group {
+            for host in group.hosts {
                 let mut left = self.settings.max_addresses.max(1);
-                for address in self.addresses(&host).await {
+                for address in self.addresses(&host, group.rank.1).await {
                     if self.is_own_address(address) {
                         // This host is us under another name: RFC 5321 §5.1 as above.
                         self.looped = true;
@@ -157,19 +166,25 @@ impl<'a> Search<'a> {
                 }
             }
             if !targets.is_empty() {
+                self.rank = group.rank;
                 return Some(targets);
             }
         }
         None
     }
 
+    /// Preference and origin of the exchanges that were given last; `None`: config has named them.
+    pub(super) fn rank(&self) -> Option<(u16, Origin)> {
+        self.by_mx.then_some(self.rank)
+    }
+
     /// Both families by turns, so that neither can be dead and shadow the other.
-    async fn addresses(&mut self, host: &Host) -> Vec<IpAddr> {
+    async fn addresses(&mut self, host: &Host, origin: Origin) -> Vec<IpAddr> {
         let name = match host {
             Host::Literal(address) => return vec![address.to_canonical()],
             Host::Domain(name) => name,
         };
-        match self.resolver.addresses(name.as_str()).await {
+        match self.resolvers.of(origin).addresses(name.as_str()).await {
             Ok(addresses) => {
                 let (four, six): (Vec<IpAddr>, Vec<IpAddr>) = addresses.into_iter().partition(IpAddr::is_ipv4);
                 let mut turns: Vec<(usize, IpAddr)> = six.into_iter().enumerate().collect();
@@ -211,7 +226,7 @@ impl<'a> Search<'a> {
     }
 }
 
-fn dns_failed(name: &str, cause: &str) -> Outcome {
+pub(super) fn dns_failed(name: &str, cause: &str) -> Outcome {
     Outcome::Deferred(Diagnosis::own(451, Enhanced::new(4, 3), format!("Look-up of {name}: {cause}")))
 }
 
@@ -221,6 +236,6 @@ fn missing_host(name: &str) -> Outcome {
     Outcome::Deferred(Diagnosis::own(451, Enhanced::new(3, 5), text))
 }
 
-fn no_host(name: &str) -> Outcome {
+pub(super) fn no_host(name: &str) -> Outcome {
     Outcome::Failed(Diagnosis::own(550, Enhanced::new(1, 2), format!("{name} has no host that takes mail")))
 }

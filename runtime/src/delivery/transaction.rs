@@ -178,6 +178,20 @@ fn rcpt(recipient: &Recipient, dsn: bool) -> String {
     command
 }
 
+/// RFC 5321 §4.1.1.5: what an earlier use of the connection has begun is nothing to the next.
+pub(super) async fn reset(connection: &mut Connection, timeouts: &Timeouts) -> Result<(), Failure> {
+    if !connection.unfinished {
+        return Ok(());
+    }
+    connection.channel.send(b"RSET\r\n", Stage::Reset, timeouts.block).await?;
+    let reply = connection.channel.reply(Stage::Reset, timeouts.hello).await?.reply;
+    if reply.code() != 250 {
+        return Err(refusal(Stage::Reset, reply));
+    }
+    connection.unfinished = false;
+    Ok(())
+}
+
 struct Transaction<'a, 'm> {
     connection: &'a mut Connection,
     mail: &'a Outgoing<'m>,
@@ -190,7 +204,7 @@ struct Transaction<'a, 'm> {
 
 impl Transaction<'_, '_> {
     async fn run(&mut self, parameters: &str, recipients: &[usize]) -> Result<(), Failure> {
-        self.reset().await?;
+        reset(self.connection, self.timeouts).await?;
         let mail = format!("MAIL FROM:<{}>{parameters}\r\n", self.mail.envelope.reverse_path);
         self.connection.unfinished = true;
         let go = if self.connection.extensions.pipelining {
@@ -201,19 +215,6 @@ impl Transaction<'_, '_> {
         if go {
             self.send_content().await?;
         }
-        Ok(())
-    }
-
-    async fn reset(&mut self) -> Result<(), Failure> {
-        if !self.connection.unfinished {
-            return Ok(());
-        }
-        self.send(b"RSET\r\n", Stage::Reset).await?;
-        let reply = self.connection.channel.reply(Stage::Reset, self.timeouts.hello).await?.reply;
-        if reply.code() != 250 {
-            return Err(refusal(Stage::Reset, reply));
-        }
-        self.connection.unfinished = false;
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 
 use super::authentication::Authentication;
 use super::connections::Limits;
+use super::mailboxes::Mailboxes;
 use super::plugins::record::{Place, Version};
 use super::plugins::{
     self, Also, Change, Effective, Loaded, PluginError, Rack, Record as Installed, Registry, Tolerated,
@@ -48,6 +49,7 @@ pub struct Parts {
     pub gateway: Arc<Gateway>,
     pub queue: Arc<Queue>,
     pub delivery: Arc<Delivery>,
+    pub mailboxes: Arc<Mailboxes>,
     pub scanners: Arc<Scanners>,
     pub authentication: Arc<Authentication>,
     pub host: Arc<Host>,
@@ -186,6 +188,16 @@ pub async fn try_out(host: &Arc<Host>, settings: &Settings) -> Result<(), Refusa
     let (rack, tolerated) = (Rack::default(), Tolerated::Only(HashSet::new()));
     let ground = Ground { host, registry: &registry, rack: &rack, unread: None, also: Also::All, tolerated };
     ground.prepare(settings, &installed).await.map(drop)
+}
+
+/// The chains as a start would make them, and nothing is kept of it: for `postern route explain`.
+pub async fn look(host: &Arc<Host>, settings: &Settings) -> Result<crate::pipeline::Chains, Refusal> {
+    let directory = settings.installation.directory.clone();
+    let look = tokio::task::spawn_blocking(move || Registry::look(directory));
+    let (registry, installed) = look.await.map_err(|_| Refusal::Interrupted)?.map_err(PluginError::from)?;
+    let (rack, tolerated) = (Rack::default(), Tolerated::All);
+    let ground = Ground { host, registry: &registry, rack: &rack, unread: None, also: Also::Nothing, tolerated };
+    Ok(ground.prepare(settings, &installed).await?.1.chains)
 }
 
 /// Components that the record is going to speak of.
@@ -329,6 +341,7 @@ impl Live {
         }
         // From here on nothing fails.
         self.parts.delivery.replace(delivery);
+        self.parts.mailboxes.configure(&settings);
         self.parts.scanners.replace(setup::scanners(&settings));
         wake(&loaded.changes);
         self.parts.queue.configure(setup::queue(&settings));

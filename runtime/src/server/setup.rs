@@ -1,6 +1,6 @@
 //! From config to the settings of each module: one function for each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::connections::Limits;
 use crate::config::settings::{self, LineEnds, ListenerTls};
 use crate::config::{ByteSize, Settings};
-use crate::smtp::Host;
+use crate::smtp::{Domain, Host, ReversePath};
 use crate::{authentication, delivery, dns, host, queue, scan, session, spool};
 
 fn count(number: u32) -> usize {
@@ -105,6 +105,32 @@ pub fn authentication(settings: &Settings) -> authentication::Settings {
     }
 }
 
+/// `None`: there is no internal DNS (R57).
+pub fn internal_dns(settings: &Settings) -> Option<dns::Settings> {
+    let servers = settings.dns.internal_servers.clone();
+    (!servers.is_empty()).then(|| dns::Settings { servers, system: false, ..dns(settings) })
+}
+
+/// Those for which the internal DNS is asked.
+fn internal_domains(settings: &Settings) -> HashSet<Domain> {
+    match &settings.dns.internal_domains {
+        Some(domains) => domains.iter().cloned().collect(),
+        None => settings.directory.tenants().flat_map(|tenant| tenant.domains.clone()).collect(),
+    }
+}
+
+pub fn call_ahead(settings: &Settings) -> delivery::CallAheadSettings {
+    let written = &settings.call_ahead;
+    delivery::CallAheadSettings {
+        sender: ReversePath(written.sender.clone()),
+        timeout: written.timeout,
+        keep_existing: written.keep_existing,
+        keep_unknown: written.keep_unknown,
+        cache_entries: written.cache_entries.into(),
+        concurrency: count(written.concurrency_per_destination),
+    }
+}
+
 pub fn queue(settings: &Settings) -> queue::Settings {
     let written = &settings.queue;
     queue::Settings {
@@ -141,6 +167,7 @@ pub fn delivery(settings: &Settings) -> delivery::Settings {
         extra_roots: written.authorities.clone(),
         mx_tls: written.tls,
         own_hosts: own_hosts(settings),
+        internal_domains: internal_domains(settings),
         own_listeners: settings.listeners.iter().map(|listener| listener.address).collect(),
         source_addresses: written.source_addresses.clone(),
         timeouts,

@@ -12,7 +12,7 @@ mod mail;
 mod message;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,14 +48,26 @@ pub struct Gateway {
     pub clerk: Clerk,
     /// The spool can take so many octets more.
     pub has_room: Box<dyn Fn(u64) -> bool + Send + Sync>,
+    /// A client has written to a mailbox that does not exist (R72).
+    pub unknown_recipient: UnknownRecipient,
     /// Passwords that may be compared now.
     pub verifications: Semaphore,
 }
 
+/// Counts a client's address.
+pub type UnknownRecipient = Box<dyn Fn(IpAddr) + Send + Sync>;
+
 impl Gateway {
     pub fn new(snapshot: Snapshot, clerk: Clerk, has_room: Box<dyn Fn(u64) -> bool + Send + Sync>) -> Self {
         let verifications = Semaphore::new(VERIFICATIONS);
-        Self { current: ArcSwap::from_pointee(snapshot), clerk, has_room, verifications }
+        let unknown_recipient = Box::new(|_| ());
+        Self { current: ArcSwap::from_pointee(snapshot), clerk, has_room, unknown_recipient, verifications }
+    }
+
+    #[must_use]
+    pub fn with_unknown_recipients(mut self, count: UnknownRecipient) -> Self {
+        self.unknown_recipient = count;
+        self
     }
 }
 

@@ -10,7 +10,7 @@ use crate::config::Settings;
 use crate::config::settings::ChainEntry;
 use crate::dns::Resolver;
 use crate::host::calendar::Calendar;
-use crate::host::{self, Compiler, Host, Services};
+use crate::host::{self, Compiler, Host, HostError, Services};
 use crate::log::EventLog;
 use crate::metrics::Metrics;
 use crate::server::live::{self, Refusal};
@@ -30,11 +30,7 @@ pub(super) async fn check(
 ) {
     // What a plugin logs while it is tried out is not for the gateway's log.
     let (log, _events) = EventLog::new(metrics.clone());
-    let names = Arc::new(Names(resolver));
-    let services = Services::new(log, metrics, names, host::counter::system_clock(), Calendar::new(TimeZone::system()));
-    let mut host_settings = setup::host(settings, compiler);
-    host_settings.cache = host_settings.cache.filter(|cache| is_ours(cache.as_path()));
-    let host = match Host::new(host_settings, services) {
+    let host = match aside(settings, compiler, resolver, log, metrics) {
         Ok(host) => Arc::new(host),
         Err(error) => return report.error(("plugin", "", ""), error.to_string(), ""),
     };
@@ -56,6 +52,21 @@ pub(super) async fn check(
             return;
         }
     }
+}
+
+/// A host beside the gateway's: with counters and a store of its own, and nobody to ask but DNS.
+pub(in crate::cli) fn aside(
+    settings: &Settings,
+    compiler: Compiler,
+    resolver: Resolver,
+    log: EventLog,
+    metrics: Arc<Metrics>,
+) -> Result<Host, HostError> {
+    let names = Arc::new(Names(resolver));
+    let services = Services::new(log, metrics, names, host::counter::system_clock(), Calendar::new(TimeZone::system()));
+    let mut host_settings = setup::host(settings, compiler);
+    host_settings.cache = host_settings.cache.filter(|cache| is_ours(cache.as_path()));
+    Host::new(host_settings, services)
 }
 
 /// `None`: it is not about one plugin.
@@ -89,7 +100,9 @@ mod tests {
     async fn every_plugin_that_does_not_load_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("postern.toml");
-        let plugin = |name: &str, source: &str| format!("[[plugin]]\nname = \"{name}\"\nsource = \"{source}\"\n");
+        let plugin = |name: &str, source: &str| {
+            format!("[[plugin]]\nname = \"{name}\"\nsource = \"{source}\"\ngrants = [\"metrics\", \"tables\"]\n")
+        };
         let text = format!(
             "[server]\nhost_name = \"mx.example.net\"\n[dns]\nsystem = false\n[spool]\ndirectory = \"spool\"\n\
              [[listener]]\nname = \"mx\"\naddress = \"127.0.0.1:0\"\nrole = \"inbound\"\n\
@@ -110,7 +123,7 @@ mod tests {
         check(&settings, Compiler::InProcess, resolver, metrics, &mut report).await;
         let problems = report.into_problems();
         let lines: Vec<_> = problems.iter().map(|problem| problem.places[0].line).collect();
-        assert_eq!(lines, [15, 21, 24], "{problems:?}");
+        assert_eq!(lines, [15, 23, 27], "{problems:?}");
         assert!(problems[0].message.starts_with("plugin noise of platform: "), "{problems:?}");
         assert!(!directory.path().join("spool").exists(), "nothing is made");
     }

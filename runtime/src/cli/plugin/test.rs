@@ -302,19 +302,32 @@ mod tests {
             desk.file("config.toml", CONFIG),
         ];
         let [session, mail, zone, config] = &files;
-        let given = ["--eml", mail, "--dns", zone, "--settings", config, "--grant", "dns", "--grant", "counters"];
+        let given = [
+            "--eml",
+            mail,
+            "--dns",
+            zone,
+            "--settings",
+            config,
+            "--grant",
+            "dns",
+            "--grant",
+            "counters",
+            "--grant",
+            "metrics",
+        ];
         let plugin = builtin("connection-policy");
         let (code, said) = desk.test(&plugin, &[&["--session", session], &given[..]].concat());
         assert_eq!(code, OK, "{said}");
         for part in [
-            "connection-policy for tenant:test: connect, mail-from; compiled, loaded in ",
+            "connection-policy for tenant:test: connect, mail-from, rcpt; compiled, loaded in ",
             "C: EHLO mail.example.org\n",
             "   mail-from: next   [cpu ",
             "   mail-from: defer 451 4.7.0 Your HELO name can't be looked up now   [cpu ",
             "   goes to the tenant's destination: bob@example.com\n",
             "S: 221 ",
             "   (the gateway closes)\n",
-            "\n4 calls, 0 failed; ",
+            "\n5 calls, 0 failed; ",
         ] {
             assert!(said.contains(part), "{part:?} is not in\n{said}");
         }
@@ -322,7 +335,8 @@ mod tests {
         assert!(again.contains("compiled earlier"), "{again}");
 
         let wrong = desk.file("wrong.smtp", "C: EHLO x\n@ judged data next\n@ close\nC: NOOP\nS: 550 *\nC: RSET\n");
-        let (code, said) = desk.test(&plugin, &["--session", &wrong, "--grant", "dns", "--grant", "counters"]);
+        let (code, said) =
+            desk.test(&plugin, &["--session", &wrong, "--grant", "dns", "--grant", "counters", "--grant", "metrics"]);
         assert_eq!(code, FAILED, "{said}");
         for part in [
             "!  line 2: expected data next, got it was not asked at data",
@@ -340,7 +354,8 @@ mod tests {
         let desk = Desk::new();
         let mail = desk.file("a.eml", MAIL);
         let config = desk.file("config.toml", CONFIG);
-        let options = ["--eml", &mail, "--settings", &config, "--grant", "dns", "--grant", "counters"];
+        let options =
+            ["--eml", &mail, "--settings", &config, "--grant", "dns", "--grant", "counters", "--grant", "metrics"];
         let (code, said) = desk.test(&builtin("connection-policy"), &options);
         assert_eq!(code, OK, "{said}");
         assert!(said.contains("reject 550 5.7.25 Your address has no name in DNS"), "{said}");
@@ -353,7 +368,19 @@ mod tests {
         let mail = desk.file("a.eml", MAIL);
         let rules = "[[config.rules]]\nname = \"eve\"\nrecipient = [\"eve@example.com\"]\nto = \"smart-host:bulk\"\n";
         let config = desk.file("config.toml", rules);
-        let options = ["--eml", &mail, "--settings", &config, "--grant", "route:bulk", "--json"];
+        let options = [
+            "--eml",
+            &mail,
+            "--settings",
+            &config,
+            "--grant",
+            "route:bulk",
+            "--grant",
+            "metrics",
+            "--grant",
+            "tables",
+            "--json",
+        ];
         let (code, said) = desk.test(&builtin("routing"), &options);
         assert_eq!(code, OK, "{said}");
         let lines: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -374,9 +401,16 @@ mod tests {
         let desk = Desk::new();
         let mail = desk.file("a.eml", MAIL);
         let (code, said) = desk.test(&builtin("connection-policy"), &["--eml", &mail]);
-        assert_eq!((code, said.contains("does not grant: add \"counters\", \"dns\"")), (FAILED, true), "{said}");
+        assert_eq!(
+            (code, said.contains("does not grant: add \"counters\", \"dns\", \"metrics\"")),
+            (FAILED, true),
+            "{said}"
+        );
         let config = desk.file("settings.toml", "config = { rulez = [] }");
-        let (code, said) = desk.test(&builtin("routing"), &["--eml", &mail, "--settings", &config]);
+        let (code, said) = desk.test(
+            &builtin("routing"),
+            &["--eml", &mail, "--settings", &config, "--grant", "metrics", "--grant", "tables"],
+        );
         assert_eq!((code, said.contains("unknown field `rulez`")), (FAILED, true), "{said}");
     }
 

@@ -332,7 +332,8 @@ impl Checker<'_> {
     /// One that may ask scanners and names none could only ever defer mail.
     fn has_scanners(&mut self, plugin: &Plugin, span: Span) {
         if plugin.scanners.is_empty() && plugin.grants.iter().any(|grant| &*grant.0 == "scan") {
-            let help = format!("[[plugin]] name = \"{}\", scanners = [\"…\"], with a [[scanner]] of that name", plugin.name);
+            let help =
+                format!("[[plugin]] name = \"{}\", scanners = [\"…\"], with a [[scanner]] of that name", plugin.name);
             self.findings
                 .push_error(Some(span), format!("the plugin `{}` has no scanner to ask", plugin.name))
                 .help(help);

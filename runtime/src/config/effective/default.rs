@@ -112,7 +112,25 @@ pub(super) fn delivery(settings: &Settings) -> Vec<Filled> {
 }
 
 pub(super) fn dns(settings: &Settings) -> Vec<Filled> {
-    vec![list("servers"), value("system", settings.dns.system), duration("timeout", settings.dns.timeout)]
+    vec![
+        list("servers"),
+        value("system", settings.dns.system),
+        duration("timeout", settings.dns.timeout),
+        list("internal_servers"),
+        none("internal_domains"),
+    ]
+}
+
+pub(super) fn call_ahead(settings: &Settings) -> Vec<Filled> {
+    let call_ahead = &settings.call_ahead;
+    vec![
+        none("sender"),
+        duration("timeout", call_ahead.timeout),
+        duration("keep_existing", call_ahead.keep_existing),
+        duration("keep_unknown", call_ahead.keep_unknown),
+        value("cache_entries", call_ahead.cache_entries),
+        value("concurrency_per_destination", call_ahead.concurrency_per_destination),
+    ]
 }
 
 pub(super) fn identity(settings: &Settings) -> Vec<Filled> {

@@ -1,8 +1,10 @@
 //! Which host gets the mail, over loopback: exchanges, families, routes, the pool; faults SP10 and O10.
 
+mod call_ahead;
 mod exchange;
 mod idle;
 mod own;
+mod split;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;

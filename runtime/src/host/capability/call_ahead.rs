@@ -39,7 +39,7 @@ impl Host for CallState {
         let environment = self.environment.clone();
         let start = Instant::now();
         let asked = environment.services.call_ahead.recipient(mail, mailbox);
-        let said = timeout_at(start + self.meter.patience(), asked).await;
+        let said = timeout_at(start + self.meter.long_patience(), asked).await;
         self.meter.waited(start.elapsed());
         Ok(match said.unwrap_or_else(|_| Presence::Unavailable("no answer in time".to_owned())) {
             Presence::Exists => GuestPresence::Exists,

@@ -51,7 +51,7 @@ impl CallState {
             }
             scanners.scan(scanner, subject).await
         };
-        let said = timeout_at(start + self.meter.patience_to_scan(), scan).await;
+        let said = timeout_at(start + self.meter.long_patience(), scan).await;
         self.meter.waited(start.elapsed());
         Ok(match said {
             Ok(Scanned::TooBig(most)) => Err(ScanError::TooBig(most)),

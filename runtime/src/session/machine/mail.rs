@@ -8,7 +8,7 @@ use crate::pipeline::{Direction, Role, Stage, Verdict};
 use crate::session::answer::Ruling;
 use crate::session::transaction::Transaction;
 use crate::smtp::command::{MailParameters, RcptParameters};
-use crate::smtp::{ForwardPath, Host, Mailbox, Reply, ReversePath};
+use crate::smtp::{Enhanced, ForwardPath, Host, Mailbox, Reply, ReversePath};
 use crate::tenancy::Tenant;
 
 /// Recipients beyond the limit that are no error yet: a client that pipelines its RCPTs must be able to go on with those
@@ -172,11 +172,7 @@ impl Machine {
     fn take_for_administrators(&mut self) -> Next {
         let administrators = self.settings.administrators.clone();
         if administrators.is_empty() {
-            return self.complain(Reply::new(
-                550,
-                Some(crate::smtp::Enhanced::new(1, 1)),
-                "No administrator is configured here",
-            ));
+            return self.complain(Reply::new(550, Some(Enhanced::new(1, 1)), "No administrator is configured here"));
         }
         if let Some(transaction) = &mut self.transaction {
             let before = transaction.taken();
@@ -234,6 +230,7 @@ impl Machine {
                     transaction.standing = standing;
                     transaction.tenant = None;
                 }
+                self.note_unknown(&reply);
                 return self.complain(reply);
             }
             Ruling::Close(reply) => {
@@ -243,5 +240,14 @@ impl Machine {
         }
         self.say(&Reply::recipient_ok());
         Next::GoOn
+    }
+
+    /// R72: who guesses mailboxes is known by how many of them there are not. Those who may relay are known anyway, and
+    /// write to whom their users do.
+    fn note_unknown(&self, reply: &Reply) {
+        let unknown = reply.is_permanent() && reply.enhanced() == Some(Enhanced::new(1, 1));
+        if unknown && self.user.is_none() && !self.facts().trusted {
+            (self.gateway.unknown_recipient)(self.peer.client.ip());
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::*;
+use crate::delivery::exchange::Resolvers;
 use crate::delivery::target::Search;
 
 #[tokio::test]
@@ -13,12 +14,12 @@ async fn each_of_many_equal_exchanges_gets_its_turn() {
     for name in &names {
         dns.a(name, &["127.0.0.2"]);
     }
-    let (settings, resolver) = (settings(1), dns.resolver());
+    let (settings, resolvers) = (settings(1), Resolvers { public: dns.resolver(), internal: None });
     let domain = Domain::parse("them.example").unwrap();
     let mut seen = HashSet::new();
     // Each search shows half of them: that one is never seen has a chance of 20 in 2^100.
     for _ in 0..100 {
-        let mut search = Search::by_mx(&settings, &resolver, &domain).await.unwrap();
+        let mut search = Search::by_mx(&settings, &resolvers, &domain).await.unwrap();
         let targets = search.next().await.unwrap();
         assert_eq!(targets.len(), 10);
         seen.extend(targets.into_iter().map(|target| target.host));

@@ -1,0 +1,121 @@
+//! A name server in this process, over UDP on loopback. What it was not told does not exist.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hickory_resolver::proto::op::{Message, ResponseCode};
+use hickory_resolver::proto::rr::rdata::{A, AAAA, MX, PTR, SOA, TXT};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use tokio::net::UdpSocket;
+
+#[derive(Default)]
+struct Zone {
+    records: HashMap<(String, RecordType), Vec<RData>>,
+    failing: HashSet<String>,
+}
+
+/// Ends with the test's runtime.
+#[derive(Clone)]
+pub struct Dns {
+    pub address: SocketAddr,
+    zone: Arc<Mutex<Zone>>,
+}
+
+impl Dns {
+    /// # Errors
+    /// No port is free.
+    pub async fn start() -> std::io::Result<Self> {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let dns = Self { address: socket.local_addr()?, zone: Arc::default() };
+        let server = dns.clone();
+        tokio::spawn(async move {
+            let mut buffer = [0; 4096];
+            while let Ok((len, peer)) = socket.recv_from(&mut buffer).await {
+                if let Some(response) = server.respond(&buffer[..len]) {
+                    let _ = socket.send_to(&response, peer).await;
+                }
+            }
+        });
+        Ok(dns)
+    }
+
+    /// An A or AAAA record.
+    pub fn address(&self, name: &str, address: &str) -> &Self {
+        match ip(address) {
+            IpAddr::V4(four) => self.add(name, RecordType::A, RData::A(A(four))),
+            IpAddr::V6(six) => self.add(name, RecordType::AAAA, RData::AAAA(AAAA(six))),
+        }
+    }
+
+    pub fn mx(&self, name: &str, preference: u16, host: &str) -> &Self {
+        self.add(name, RecordType::MX, RData::MX(MX::new(preference, absolute(host))))
+    }
+
+    pub fn txt(&self, name: &str, text: &str) -> &Self {
+        self.add(name, RecordType::TXT, RData::TXT(TXT::new(vec![text.to_owned()])))
+    }
+
+    /// The name of an address.
+    pub fn ptr(&self, address: &str, name: &str) -> &Self {
+        let reverse = Name::from(ip(address)).to_ascii();
+        self.add(reverse.trim_end_matches('.'), RecordType::PTR, RData::PTR(PTR(absolute(name))))
+    }
+
+    /// SERVFAIL to whatever is asked of the name, or of the name of the address.
+    pub fn fails(&self, name: &str) -> &Self {
+        let name = match name.parse::<IpAddr>() {
+            Ok(address) => Name::from(address).to_ascii().trim_end_matches('.').to_owned(),
+            Err(_) => name.to_owned(),
+        };
+        self.lock().failing.insert(name);
+        self
+    }
+
+    fn add(&self, name: &str, kind: RecordType, data: RData) -> &Self {
+        self.lock().records.entry((name.to_owned(), kind)).or_default().push(data);
+        self
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Zone> {
+        self.zone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn respond(&self, query: &[u8]) -> Option<Vec<u8>> {
+        let query = Message::from_vec(query).ok()?;
+        let question = query.queries.first()?.clone();
+        let name = question.name().to_ascii().trim_end_matches('.').to_ascii_lowercase();
+        let zone = self.lock();
+        let mut message = Message::response(query.metadata.id, query.metadata.op_code);
+        message.metadata.recursion_desired = true;
+        message.metadata.recursion_available = true;
+        message.add_query(question.clone());
+        let known = zone.records.keys().any(|(known, _)| *known == name);
+        match zone.records.get(&(name.clone(), question.query_type())) {
+            _ if zone.failing.contains(&name) => message.metadata.response_code = ResponseCode::ServFail,
+            Some(records) => {
+                for data in records {
+                    message.add_answer(Record::from_rdata(question.name().clone(), 300, data.clone()));
+                }
+            }
+            None => {
+                if !known {
+                    message.metadata.response_code = ResponseCode::NXDomain;
+                }
+                let soa = SOA::new(absolute("ns.example"), absolute("root.example"), 1, 60, 60, 60, 60);
+                message.add_authority(Record::from_rdata(absolute("example"), 60, RData::SOA(soa)));
+            }
+        }
+        message.to_vec().ok()
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+fn absolute(name: &str) -> Name {
+    let mut name = Name::from_ascii(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+    name.set_fqdn(true);
+    name
+}
