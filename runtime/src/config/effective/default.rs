@@ -8,8 +8,8 @@ use toml::{Table, Value};
 
 use super::Filled;
 use crate::config::settings::{
-    self, Certificate, ChainEntry, LineEnds, Listener, ListenerTls, MailExchange, Plugin, PluginSource, Scanner, Settings,
-    SmartHost,
+    self, Certificate, ChainEntry, LineEnds, Listener, ListenerTls, MailExchange, Plugin, PluginSource, Scanner,
+    Settings, SmartHost,
 };
 use crate::config::value::quantity::ByteSize;
 use crate::dns::blocklist::{BlockList, Subjects};
