@@ -95,6 +95,16 @@ pub fn dns(settings: &Settings) -> dns::Settings {
     }
 }
 
+pub fn authentication(settings: &Settings) -> authentication::Settings {
+    let written = &settings.authentication;
+    authentication::Settings {
+        host_name: settings.server.host_name.to_string(),
+        service_id: written.service_id.as_str().into(),
+        relays: written.relays.clone(),
+        dns_time: written.timeout,
+    }
+}
+
 /// `None`: there is no internal DNS (R57).
 pub fn internal_dns(settings: &Settings) -> Option<dns::Settings> {
     let servers = settings.dns.internal_servers.clone();
@@ -118,16 +128,6 @@ pub fn call_ahead(settings: &Settings) -> delivery::CallAheadSettings {
         keep_unknown: written.keep_unknown,
         cache_entries: written.cache_entries.into(),
         concurrency: count(written.concurrency_per_destination),
-    }
-}
-
-pub fn authentication(settings: &Settings) -> authentication::Settings {
-    let written = &settings.authentication;
-    authentication::Settings {
-        host_name: settings.server.host_name.to_string(),
-        service_id: written.service_id.as_str().into(),
-        relays: written.relays.clone(),
-        dns_time: written.timeout,
     }
 }
 
@@ -211,6 +211,11 @@ pub fn scanners(settings: &Settings) -> Vec<scan::Settings> {
 /// Compiled code is kept beside the spool: private to us, and gone when it is gone.
 pub fn host(settings: &Settings, compiler: host::Compiler) -> host::Settings {
     host::Settings { compiler, cache: Some(settings.spool.directory.join("code")), ..host::Settings::default() }
+}
+
+pub fn store(settings: &Settings) -> host::StoreLimits {
+    let written = settings.store;
+    host::StoreLimits { entries: count(written.entries), octets: octets(written.octets), total: octets(written.total) }
 }
 
 /// For the session's own type of shared snapshot.
