@@ -9,7 +9,7 @@ use super::source::Span;
 use super::suggest::did_you_mean;
 
 /// Every section, and whether it is a list.
-const SECTIONS: [(&str, bool); 20] = [
+const SECTIONS: [(&str, bool); 21] = [
     ("server", false),
     ("tls", false),
     ("spool", false),
@@ -29,6 +29,7 @@ const SECTIONS: [(&str, bool); 20] = [
     ("tenant", true),
     ("user", true),
     ("trusted_network", true),
+    ("table", true),
     ("plugin", true),
 ];
 /// Mistakes shown of one section.

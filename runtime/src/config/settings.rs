@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use jiff::tz::TimeZone;
 
 pub use super::value::quantity::ByteSize;
 pub use super::value::secret::Secret;
 pub use super::value::word::{Grant, ListenerTls};
+pub use crate::host::table::Definition as Table;
 use crate::mail::TlsPolicy;
 use crate::pipeline::{Directions, OnFailure, Role, Scope};
 use crate::scan::{Address, Kind};
@@ -41,10 +43,13 @@ pub struct Settings {
     pub authentication: Authentication,
     pub directory: Directory,
     pub resellers: Vec<Arc<str>>,
+    /// Those that have a section of their own, by name.
+    pub tables: HashMap<Arc<str>, Arc<Table>>,
     /// All that are declared, used or not. Names differ within a scope and from those of the scopes above it.
     pub plugins: Vec<Arc<Plugin>>,
     pub chains: Chains,
     pub installation: Installation,
+    pub store: Store,
     pub log: Log,
 }
 
@@ -86,6 +91,8 @@ pub struct Server {
     pub handshake_timeout: Duration,
     /// How long a stop waits for open sessions and deliveries.
     pub drain_timeout: Duration,
+    /// Where a day ends, for rules that run until the next one.
+    pub time_zone: TimeZone,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -277,7 +284,7 @@ pub struct Plugin {
     /// An object; `{}` where there is none.
     pub config: serde_json::Value,
     pub grants: BTreeSet<Grant>,
-    pub tables: BTreeMap<String, PathBuf>,
+    pub tables: BTreeMap<String, Arc<Table>>,
     /// Those that it may ask.
     pub scanners: BTreeSet<Arc<str>>,
     pub limits: Limits,
@@ -304,6 +311,16 @@ pub struct Installation {
     pub rollback_failures: u32,
     /// … when it does so within this time.
     pub rollback_window: Duration,
+}
+
+/// What plugins may keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Store {
+    /// Of one plugin in one scope.
+    pub entries: u32,
+    pub octets: ByteSize,
+    /// Of all of them.
+    pub total: ByteSize,
 }
 
 /// What one call may use; `None`: the host's default.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use jiff::tz::TimeZone;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use toml::Spanned;
@@ -15,7 +16,7 @@ use super::section;
 use super::value::name::{DnsServer, HostPort, Name, SenderPattern};
 use super::value::quantity::{ByteSize, Count, Port};
 use super::value::secret::PasswordHash;
-use super::value::word::{Banner, Grant, LineEndsWord, ListenerTls, WrittenSource};
+use super::value::word::{Banner, Grant, LineEndsWord, ListenerTls, TableFormat, WrittenSource, WrittenTable};
 use super::value::{At, text_or_table};
 use crate::mail::TlsPolicy;
 use crate::pipeline::{Directions, OnFailure, Role, Scope};
@@ -44,6 +45,7 @@ pub struct Written {
     pub tenant: Vec<Tenant>,
     pub user: Vec<User>,
     pub trusted_network: Vec<TrustedNetwork>,
+    pub table: Vec<Table>,
     pub plugin: Vec<Plugin>,
 }
 
@@ -70,6 +72,7 @@ impl Written {
             tenant: section::list(&mut root, "tenant", findings),
             user: section::list(&mut root, "user", findings),
             trusted_network: section::list(&mut root, "trusted_network", findings),
+            table: section::list(&mut root, "table", findings),
             plugin: section::list(&mut root, "plugin", findings),
         };
         section::refuse_others(&root, findings);
@@ -98,6 +101,7 @@ pub struct Server {
     pub data_timeout: Option<At<Duration>>,
     pub handshake_timeout: Option<At<Duration>>,
     pub drain_timeout: Option<At<Duration>>,
+    pub time_zone: Option<At<TimeZone>>,
     pub http: Option<Http>,
 }
 
@@ -355,6 +359,20 @@ pub struct TrustedNetwork {
     pub tenant: Option<At<Name>>,
 }
 
+/// `[[table]]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Table {
+    pub name: At<Name>,
+    pub file: At<PathBuf>,
+    pub format: Option<At<TableFormat>>,
+    /// A number or a name.
+    pub key_column: Option<Spanned<toml::Value>>,
+    pub value_column: Option<Spanned<toml::Value>>,
+    pub max_size: Option<At<ByteSize>>,
+    pub max_entries: Option<Count>,
+}
+
 /// `[[plugin]]`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -368,7 +386,7 @@ pub struct Plugin {
     pub grants: Option<Vec<At<Grant>>>,
     /// Names are free, so the files of a table are looked up by the name that the plugin uses.
     #[serde(default)]
-    pub tables: std::collections::BTreeMap<String, At<PathBuf>>,
+    pub tables: std::collections::BTreeMap<String, At<WrittenTable>>,
     #[serde(default)]
     pub scanners: Vec<At<Name>>,
     #[serde(default)]
@@ -393,6 +411,9 @@ pub struct Plugins {
     pub keep_versions: Option<Count>,
     pub rollback_failures: Option<Count>,
     pub rollback_window: Option<At<Duration>>,
+    pub store_entries: Option<Count>,
+    pub store_octets: Option<At<ByteSize>>,
+    pub store_total: Option<At<ByteSize>>,
 }
 
 /// `limits` of a plugin.

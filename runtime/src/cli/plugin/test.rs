@@ -144,7 +144,8 @@ fn declared(arguments: &Arguments) -> Result<Installed, CliError> {
 
 fn plugin(declared: &Installed, source: Arc<[u8]>) -> Result<PluginSettings, CliError> {
     let plugin = &declared.plugin;
-    let tables = plugins::tables(plugin).map_err(|error| CliError::Usage(error.to_string()))?;
+    let tables =
+        plugins::tables(plugin, crate::host::table::Kept::once).map_err(|error| CliError::Usage(error.to_string()))?;
     Ok(plugins::to_load(plugin, source, tables))
 }
 
