@@ -81,7 +81,7 @@ pub fn carry_out(
     let body_hash = body_hash(&message.body)?;
     let mut header = message.header.clone();
     let mut done: Vec<(SignatureRequest, Done)> = Vec::with_capacity(found.len());
-    for (request, selector, key) in found {
+    for Found { request, selector, key } in found {
         let by = Named { domain: &request.domain, selector: &selector, key: &key };
         let what = match request.kind {
             SignatureKind::Dkim => {
@@ -103,22 +103,26 @@ pub fn carry_out(
     Ok(done)
 }
 
-/// Each request once, in the order in which they are carried out, with its key.
-fn find<'r>(
-    requests: &'r [SignatureRequest],
-    keys: &Keyring,
-) -> Result<Vec<(&'r SignatureRequest, Selector, Arc<Key>)>, SigningError> {
-    let mut found: Vec<(&SignatureRequest, Selector, Arc<Key>)> = Vec::with_capacity(requests.len());
+/// A request with its key.
+struct Found<'r> {
+    request: &'r SignatureRequest,
+    selector: Selector,
+    key: Arc<Key>,
+}
+
+/// Each request once, in the order in which they are carried out.
+fn find<'r>(requests: &'r [SignatureRequest], keys: &Keyring) -> Result<Vec<Found<'r>>, SigningError> {
+    let mut found: Vec<Found<'r>> = Vec::with_capacity(requests.len());
     for request in requests {
-        if found.iter().any(|(known, ..)| *known == request) {
+        if found.iter().any(|known| known.request == request) {
             continue;
         }
         let selector = Selector::parse(&request.selector).ok();
         let key = selector.and_then(|selector| Some((keys.key(&request.domain, &selector)?.clone(), selector)));
         let (key, selector) = key.ok_or_else(|| SigningError::NoKey(request.clone()))?;
-        found.push((request, selector, key));
+        found.push(Found { request, selector, key });
     }
-    found.sort_by_key(|(request, ..)| request.kind == SignatureKind::Arc);
+    found.sort_by_key(|found| found.request.kind == SignatureKind::Arc);
     Ok(found)
 }
 

@@ -96,7 +96,9 @@ impl Stage {
         let unknown = Arc::new(AtomicUsize::new(0));
         let count = unknown.clone();
         let gateway = Gateway::new(snapshot, Clerk { log, metrics }, Box::new(move |_| has_room))
-            .with_unknown_recipients(Box::new(move |_| drop(count.fetch_add(1, Ordering::Relaxed))));
+            .with_unknown_recipients(Box::new(move |_| {
+                let _ = count.fetch_add(1, Ordering::Relaxed);
+            }));
         let mails = Arc::new(Captured::default());
         mails.fail(dialog.setup.commit);
         let (stop, stopping) = watch::channel(false);
