@@ -11,6 +11,7 @@ mod live;
 mod mailboxes;
 mod monitoring;
 mod packaging;
+mod policies;
 mod scan;
 mod scenarios;
 mod signing;

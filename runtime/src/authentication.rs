@@ -1,15 +1,15 @@
 //! Who has sent a mail: SPF (RFC 7208), DKIM (RFC 6376), DMARC (RFC 9989), ARC (RFC 8617). Values in, values out.
 //!
-//! Evaluation is our own, over our own resolver, so that cache, limits and metrics are those of all other look-ups;
-//! keys and cryptography are `mail-auth`'s. Why so: `docs/decisions/0010-sender-authentication.md`.
+//! Evaluation is our own, over our own resolver, so that cache, limits and metrics are those of all other look-ups; why not
+//! that of mail-auth: `docs/decisions/0010-sender-authentication.md`.
 //!
 //! One distinction rules here as in `dns`: `temperror` (nobody could say) may only delay a mail. What a result says of
 //! foreign text is printable ASCII and bounded.
 
 mod arc;
 mod author;
-mod body;
-mod canonical;
+pub mod body;
+pub mod canonical;
 mod dkim;
 mod dmarc;
 mod key;

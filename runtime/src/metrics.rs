@@ -173,6 +173,9 @@ metrics! {
     dns_queries: IntCounterVec = "postern_dns_queries_total" ["type", "result"];
     /// Time of one DNS query, cache hits included.
     dns_seconds: Histogram = "postern_dns_duration_seconds";
+    /// Addresses and domains of ours by what a block list said of them when it was asked last, by list and result (listed,
+    /// not-listed, error, timed-out).
+    blocklist_entries: IntGaugeVec = "postern_blocklist_entries" ["list", "result"];
     /// Scans of mails, by scanner and result (clean, infected, ham, spam, too-big, unavailable).
     scans: IntCounterVec = "postern_scan_total" ["scanner", "result"];
     /// Time of one scan, the wait for a connection included, by scanner.

@@ -16,6 +16,7 @@ pub mod mailboxes;
 pub mod names;
 pub mod plugins;
 pub mod preparation;
+pub mod reputation;
 pub mod scanners;
 pub mod setup;
 pub mod signing;
@@ -144,7 +145,7 @@ impl Server {
         let scanners = Arc::new(Scanners::new(setup::scanners(settings), metrics.clone()));
         let verify = setup::authentication(settings);
         let authentication = Arc::new(Authentication::new(resolver.clone(), verify, metrics.clone()));
-        let names = Arc::new(Names(resolver));
+        let names = Arc::new(Names(resolver.clone()));
         let services = host::Services {
             call_ahead: mailboxes.clone(),
             keys: signer.clone(),
@@ -208,6 +209,8 @@ impl Server {
         if let Some(http) = sockets.http {
             server.serve_http(http, metrics, ready.clone());
         }
+        let watch = reputation::watch(server.live.clone(), resolver, server.gateway.clerk.clone());
+        server.services.spawn(watch);
         let facts = server.facts(settings, ready);
         server.serve_control(sockets.control, facts);
         Ok(server)

@@ -192,4 +192,6 @@ fn verify_one(selection: &Selection<'_>, candidate: &Candidate, key: &Key, hashe
 }
 
 #[cfg(test)]
+mod suite;
+#[cfg(test)]
 mod tests;

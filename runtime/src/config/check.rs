@@ -3,6 +3,7 @@
 //! Goes on after a mistake, so that one run shows them all. Reads the files that the config names (certificates,
 //! passwords) and looks whether plugins and tables are there, but changes nothing.
 
+mod identity;
 mod installed;
 mod listener;
 mod plugin;
@@ -96,6 +97,7 @@ impl Checker<'_> {
         let delivery = self.delivery(written.delivery);
         let dns = self.dns(written.dns);
         let call_ahead = self.call_ahead(written.call_ahead);
+        let identity = self.identity(written.identity, written.blocklist, host_name.as_ref(), &delivery);
         let signing = self.signing(written.signing, spool.as_ref(), &queue);
         let authentication = self.authentication(written.authentication, host_name);
         let installation = self.installation(&written.plugins, spool.as_ref());
@@ -115,6 +117,7 @@ impl Checker<'_> {
             scanners,
             dns,
             call_ahead,
+            identity: identity?,
             signing: signing?,
             authentication: authentication?,
             directory: directory?,

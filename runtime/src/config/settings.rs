@@ -15,6 +15,7 @@ use jiff::tz::TimeZone;
 pub use super::value::quantity::ByteSize;
 pub use super::value::secret::Secret;
 pub use super::value::word::{Grant, ListenerTls};
+use crate::dns::blocklist::BlockList;
 pub use crate::host::table::Definition as Table;
 use crate::mail::TlsPolicy;
 use crate::pipeline::{Directions, OnFailure, Role, Scope};
@@ -39,6 +40,7 @@ pub struct Settings {
     pub scanners: Vec<Scanner>,
     pub dns: Dns,
     pub call_ahead: CallAhead,
+    pub identity: Identity,
     pub signing: Signing,
     pub authentication: Authentication,
     pub directory: Directory,
@@ -248,6 +250,29 @@ pub struct CallAhead {
     pub keep_unknown: Duration,
     pub cache_entries: u32,
     pub concurrency_per_destination: u32,
+}
+
+/// What DNS shall say of the gateway: its tenants' records are told and checked from it (R15, R26, R28, R31, R33).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Best first; at least one.
+    pub mx: Vec<MailExchange>,
+    /// Addresses that mail comes from, as others see them; empty: those that DNS has for the host name.
+    pub egress: Vec<IpAddr>,
+    /// SPF mechanisms that let our mail pass; at least one.
+    pub spf: Vec<String>,
+    /// Who gets aggregate reports of DMARC.
+    pub dmarc_reports: Option<Mailbox>,
+    /// Names differ.
+    pub blocklists: Vec<Arc<BlockList>>,
+    /// How often the running gateway asks them; `None`: never.
+    pub blocklist_interval: Option<Duration>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MailExchange {
+    pub preference: u16,
+    pub host: Domain,
 }
 
 /// DKIM and ARC.

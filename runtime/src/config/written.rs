@@ -13,11 +13,12 @@ use toml::de::DeTable;
 
 use super::problem::Findings;
 use super::section;
-use super::value::name::{DnsServer, HostPort, Name, SenderPattern};
-use super::value::quantity::{ByteSize, Count, Port};
+use super::value::name::{DnsServer, HostPort, Name, SenderPattern, SpfMechanism};
+use super::value::quantity::{ByteSize, Count, Port, Preference};
 use super::value::secret::PasswordHash;
 use super::value::word::{Banner, Grant, LineEndsWord, ListenerTls, TableFormat, WrittenSource, WrittenTable};
 use super::value::{At, text_or_table};
+use crate::dns::blocklist::Subjects;
 use crate::mail::TlsPolicy;
 use crate::pipeline::{Directions, OnFailure, Role, Scope};
 use crate::scan::{Address, Kind};
@@ -33,6 +34,7 @@ pub struct Written {
     pub delivery: Delivery,
     pub dns: Dns,
     pub call_ahead: CallAhead,
+    pub identity: Identity,
     pub signing: Signing,
     pub authentication: Authentication,
     pub chain: Chain,
@@ -47,6 +49,7 @@ pub struct Written {
     pub trusted_network: Vec<TrustedNetwork>,
     pub table: Vec<Table>,
     pub plugin: Vec<Plugin>,
+    pub blocklist: Vec<Blocklist>,
 }
 
 impl Written {
@@ -60,6 +63,7 @@ impl Written {
             delivery: section::one(&mut root, "delivery", findings),
             dns: section::one(&mut root, "dns", findings),
             call_ahead: section::one(&mut root, "call_ahead", findings),
+            identity: section::one(&mut root, "identity", findings),
             signing: section::one(&mut root, "signing", findings),
             authentication: section::one(&mut root, "authentication", findings),
             chain: section::one(&mut root, "chain", findings),
@@ -74,6 +78,7 @@ impl Written {
             trusted_network: section::list(&mut root, "trusted_network", findings),
             table: section::list(&mut root, "table", findings),
             plugin: section::list(&mut root, "plugin", findings),
+            blocklist: section::list(&mut root, "blocklist", findings),
         };
         section::refuse_others(&root, findings);
         written
@@ -263,6 +268,49 @@ pub struct CallAhead {
     pub keep_unknown: Option<At<Duration>>,
     pub cache_entries: Option<Count>,
     pub concurrency_per_destination: Option<Count>,
+}
+
+/// `[identity]`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Identity {
+    pub mx: Vec<Spanned<Exchange>>,
+    pub egress_addresses: Vec<At<IpAddr>>,
+    pub spf: Vec<At<SpfMechanism>>,
+    pub dmarc_reports: Option<At<Mailbox>>,
+    pub blocklist_interval: Option<At<Duration>>,
+}
+
+/// A host, or a table with its preference.
+pub enum Exchange {
+    Short(Domain),
+    Table(ExchangeTable),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExchangeTable {
+    pub host: At<Domain>,
+    pub preference: Option<Preference>,
+}
+
+impl<'de> Deserialize<'de> for Exchange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use super::value::FromText as _;
+        let what = "a host name, or a table with `host` and `preference`";
+        text_or_table(deserializer, what, |text| Domain::from_text(text).map(Self::Short), Self::Table)
+    }
+}
+
+/// `[[blocklist]]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Blocklist {
+    pub name: At<Name>,
+    pub zone: At<Domain>,
+    pub lists: Option<At<Subjects>>,
+    #[serde(default)]
+    pub codes: Vec<At<IpNet>>,
 }
 
 /// `[signing]`.

@@ -22,11 +22,12 @@ pub struct Scanning {
 }
 
 impl host::Scanners for Scanning {
-    fn kind(&self, scanner: &str) -> Option<ScannerKind> {
-        self.scanners.named(scanner).map(|scanner| match scanner.settings().kind {
-            Kind::Clamd => ScannerKind::Clamd,
-            Kind::Rspamd => ScannerKind::Rspamd,
-        })
+    fn has(&self, scanner: &str, kind: ScannerKind) -> bool {
+        let wanted = match kind {
+            ScannerKind::Clamd => Kind::Clamd,
+            ScannerKind::Rspamd => Kind::Rspamd,
+        };
+        self.scanners.named(scanner).is_some_and(|scanner| scanner.settings().kind == wanted)
     }
 
     fn scan(&self, scanner: Arc<str>, subject: Subject) -> Lookup<'_, Scanned> {

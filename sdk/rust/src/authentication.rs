@@ -1,12 +1,16 @@
 //! Who has sent a mail, by SPF, DKIM, DMARC and ARC. Grant `authentication`.
 //!
 //! Looked up at most once for each mail, when first asked for, over the mail as it was received: what plugins edit does
-//! not count. From `mail_from` to `data`; later the field `Authentication-Results` says what was found.
+//! not count. From `mail_from` to `data`; later the field `Authentication-Results` says what was found: [`add_results`].
 
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::{Message, ReadError, Session, sys};
+use crate::{EditError, Message, Position, ReadError, Session, sys};
+
+const RESULTS: &str = "Authentication-Results";
+/// Characters of one value in a field that is added.
+const MAX_VALUE: usize = 255;
 
 /// The words of RFC 8601 §2.7. Of them SPF gives no `policy`, DKIM no `softfail`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
@@ -165,4 +169,134 @@ pub fn dmarc(session: &Session, message: &Message) -> Result<Dmarc, ReadError> {
 
 pub fn arc(message: &Message) -> Result<Arc, ReadError> {
     sys::arc(message.raw())
+}
+
+/// What a policy does with a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Nothing but to say what was found.
+    None,
+    /// A tag on the mail, for later stages and the log.
+    Tag,
+    Quarantine,
+    /// Refuse for now.
+    Defer,
+    /// Refuse for good.
+    Reject,
+}
+
+impl Action {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Tag => "tag",
+            Self::Quarantine => "quarantine",
+            Self::Defer => "defer",
+            Self::Reject => "reject",
+        }
+    }
+}
+
+/// One result in the field `Authentication-Results` (RFC 8601 §2.2 `resinfo`): `spf=pass smtp.mailfrom=example.com`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResultInfo(String);
+
+impl ResultInfo {
+    /// The method is a word of ours: `spf`, `dkim`, `dmarc`, `arc` (RFC 8601 §2.7).
+    pub fn new(method: &str, outcome: Outcome) -> Self {
+        Self(format!("{method}={outcome}"))
+    }
+
+    pub fn reason(mut self, text: &str) -> Self {
+        if !text.is_empty() {
+            self.0.push_str(" reason=");
+            self.0.push_str(&quoted(text));
+        }
+        self
+    }
+
+    /// A property as `smtp.mailfrom`, and its value, which may be foreign text; none where it is empty.
+    pub fn property(mut self, name: &str, value: &str) -> Self {
+        if !value.is_empty() {
+            self.0.push_str(&format!(" {name}={}", value_text(value)));
+        }
+        self
+    }
+}
+
+impl fmt::Display for ResultInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A value in a list of a trace field: as it is where it is a token or an address, else quoted. Printable ASCII, and at most
+/// 255 characters of it.
+pub fn value_text(value: &str) -> String {
+    // RFC 2045 §5.1 `token`, and what an address has besides.
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`{|}~@".contains(&b);
+    if !value.is_empty() && value.len() <= MAX_VALUE && value.bytes().all(plain) {
+        value.to_owned()
+    } else {
+        quoted(value)
+    }
+}
+
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars().take(MAX_VALUE) {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            ' '..='~' => out.push(c),
+            _ => out.push('?'),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// At `data`: writes what was found into the one field `Authentication-Results` that the gateway has in this mail; those of
+/// plugins before stay in it. A result that it has already is not said again.
+pub fn add_results(message: &Message, results: &[ResultInfo]) -> Result<(), EditError> {
+    let id = service_id();
+    let fields = message.header(RESULTS).map_err(|_| EditError::Stage)?;
+    // Whatever came in under this name was removed on entry, so it is ours.
+    let own = (0..).zip(&fields).find(|(_, value)| {
+        value.get(..id.len()).is_some_and(|start| start.eq_ignore_ascii_case(id.as_bytes()))
+            && value.get(id.len()) == Some(&b';')
+    });
+    let so_far = own.and_then(|(nth, value)| Some((nth, std::str::from_utf8(value).ok()?)));
+    let mut value = so_far.map_or(id, |(_, value)| value.to_owned());
+    for ResultInfo(text) in results {
+        if !format!("{value};").contains(&format!("; {text};")) {
+            value.push_str("; ");
+            value.push_str(text);
+        }
+    }
+    match so_far {
+        Some((_, before)) if before == value => Ok(()),
+        Some((nth, _)) => message.replace_header(RESULTS, nth, Some(&value)),
+        None => message.add_header(RESULTS, &value, Position::Top),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_safe_whatever_is_in_them() {
+        let info = ResultInfo::new("spf", Outcome::Fail)
+            .reason("no \"way\" \\ out\r\nX: y")
+            .property("smtp.mailfrom", "a;b=c d@example.com")
+            .property("smtp.helo", "mx.example.com")
+            .property("header.i", "");
+        let expected = "spf=fail reason=\"no \\\"way\\\" \\\\ out??X: y\" \
+                        smtp.mailfrom=\"a;b=c d@example.com\" smtp.helo=mx.example.com";
+        assert_eq!(info.to_string(), expected);
+        assert_eq!(value_text("joe+x@example.com"), "joe+x@example.com");
+        assert_eq!((value_text("j\u{f6}(x)"), value_text("")), ("\"j?(x)\"".to_owned(), "\"\"".to_owned()));
+        assert!(value_text(&"x".repeat(5000)).len() < 300);
+    }
 }

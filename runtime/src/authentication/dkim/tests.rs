@@ -1,49 +1,51 @@
-//! Hostile signatures (fault N6), signed here with `mail-auth`. The vectors of others are in `suite`.
+//! Hostile signatures (fault N6). The vectors of others are in `suite`.
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::RecordType;
-use mail_auth::common::crypto::Ed25519Key;
-use mail_auth::common::headers::HeaderWriter as _;
-use mail_auth::dkim::{Canonicalization, DkimSigner};
+use sha2::{Digest as _, Sha256};
 
+use super::super::canonical::Form;
 use super::*;
 use crate::dns::responder::{Answer, Responder, txt};
 use crate::mail::BodyWriter;
 
 struct Signer {
-    pkcs8: Vec<u8>,
+    key: Ed25519KeyPair,
     dns: Responder,
 }
 
 impl Signer {
     async fn new() -> Self {
-        let signer = Self { pkcs8: Ed25519Key::generate_pkcs8().unwrap(), dns: Responder::start().await };
+        let signer = Self { key: Ed25519KeyPair::generate().unwrap(), dns: Responder::start().await };
         signer.publish("");
         signer
     }
 
     fn publish(&self, more: &str) {
-        use base64::Engine as _;
-        let key = base64::engine::general_purpose::STANDARD.encode(self.key().public_key());
-        let record = format!("v=DKIM1; k=ed25519; {more}p={key}");
+        let record = format!("v=DKIM1; k=ed25519; {more}p={}", STANDARD.encode(self.key.public_key()));
         self.dns.set("sel._domainkey.example.com", RecordType::TXT, Answer::Records(vec![txt(&[&record])]));
     }
 
-    fn key(&self) -> Ed25519Key {
-        Ed25519Key::from_pkcs8_maybe_unchecked_der(&self.pkcs8).unwrap()
-    }
-
-    /// The field, and the mail below it.
-    fn sign(&self, mail: &str, form: Canonicalization, partial: bool) -> String {
-        let signer = DkimSigner::from_key(self.key())
-            .domain("example.com")
-            .selector("sel")
-            .headers(["From", "Subject"])
-            .header_canonicalization(form)
-            .body_canonicalization(form);
-        let signer = if partial { signer.body_length(true) } else { signer };
-        format!("{}{mail}", signer.sign(mail.as_bytes()).unwrap().to_header())
+    /// The mail with a signature of From and Subject above it; `partial`: with `l=`.
+    fn sign(&self, mail: &str, form: Form, partial: bool) -> String {
+        let Message { header, body } = message(mail);
+        let hashed = body::hash(&body, &[Wanted { form, limit: None }]).unwrap().remove(0);
+        let name = if form == Form::Relaxed { "relaxed" } else { "simple" };
+        let length = if partial { format!(" l={};", hashed.len) } else { String::new() };
+        let field = format!(
+            "DKIM-Signature: v=1; a=ed25519-sha256; c={name}/{name}; d=example.com; s=sel;{length}\r\n\
+             \th=from:subject; bh={}; b=\r\n",
+            STANDARD.encode(hashed.sha256)
+        );
+        let names = ["from".to_owned(), "subject".to_owned()];
+        let mut signed = Selection::new(&header).canonical(form, &names, None);
+        form.add_own_field(field.as_bytes(), &mut signed);
+        let signature = STANDARD.encode(self.key.sign(&Sha256::digest(signed)));
+        format!("{}{signature}\r\n{mail}", field.trim_end())
     }
 
     async fn verify(&self, mail: &str) -> Vec<Signature> {
@@ -70,7 +72,7 @@ const MAIL: &str = "From: joe@example.com\r\nSubject: hi\r\nTo: x@example.org\r\
 #[tokio::test]
 async fn good_and_changed() {
     let signer = Signer::new().await;
-    for form in [Canonicalization::Relaxed, Canonicalization::Simple] {
+    for form in [Form::Relaxed, Form::Simple] {
         let signed = signer.sign(MAIL, form, false);
         let [ref signature] = signer.verify(&signed).await[..] else { panic!() };
         assert_eq!((signature.outcome, signature.reason.as_str()), (Outcome::Pass, "good signature"));
@@ -91,7 +93,7 @@ async fn good_and_changed() {
 #[tokio::test]
 async fn n6_what_is_added_to_a_body_makes_it_policy() {
     let signer = Signer::new().await;
-    let signed = signer.sign(MAIL, Canonicalization::Relaxed, true);
+    let signed = signer.sign(MAIL, Form::Relaxed, true);
     assert!(signed.contains("l="), "{signed}");
     assert_eq!(signer.outcome(&signed).await.0, Outcome::Pass, "it covers all of it");
     let (outcome, reason) = signer.outcome(&format!("{signed}and more\r\n")).await;
@@ -104,7 +106,7 @@ async fn n6_what_is_added_to_a_body_makes_it_policy() {
 #[tokio::test]
 async fn keys() {
     let signer = Signer::new().await;
-    let signed = signer.sign(MAIL, Canonicalization::Relaxed, false);
+    let signed = signer.sign(MAIL, Form::Relaxed, false);
     signer.publish("t=y:s; ");
     let [ref signature] = signer.verify(&signed).await[..] else { panic!() };
     assert_eq!((signature.outcome, signature.testing), (Outcome::Pass, true));
@@ -128,7 +130,6 @@ async fn keys() {
 /// RFC 8301: neither short keys nor SHA-1, however good the signature.
 #[tokio::test]
 async fn n6_weak_keys_fail_and_monstrous_ones_are_not_used() {
-    use base64::Engine as _;
     let signer = Signer::new().await;
     let field = "DKIM-Signature: v=1; a=rsa-sha256; d=example.com; s=sel; h=From; bh=YWJj; b=YWJj\r\n";
     for (bits, outcome) in [(512, Outcome::Fail), (16 * 8192, Outcome::Permerror)] {
@@ -137,7 +138,7 @@ async fn n6_weak_keys_fail_and_monstrous_ones_are_not_used() {
             |octets: &[u8]| [&[2, 0x84][..], &u32::try_from(octets.len()).unwrap().to_be_bytes(), octets].concat();
         let inside = [integer(&modulus), integer(&[1, 0, 1])].concat();
         let der = [&[0x30, 0x84][..], &u32::try_from(inside.len()).unwrap().to_be_bytes(), &inside].concat();
-        let record = format!("v=DKIM1; p={}", base64::engine::general_purpose::STANDARD.encode(der));
+        let record = format!("v=DKIM1; p={}", STANDARD.encode(der));
         let strings: Vec<&str> =
             (0..record.len()).step_by(250).map(|at| &record[at..(at + 250).min(record.len())]).collect();
         signer.dns.set("sel._domainkey.example.com", RecordType::TXT, Answer::OverTcp(vec![txt(&strings)]));
@@ -152,7 +153,7 @@ async fn n6_weak_keys_fail_and_monstrous_ones_are_not_used() {
 #[tokio::test]
 async fn n6_of_a_thousand_signatures_ten_are_verified() {
     let signer = Signer::new().await;
-    let signed = signer.sign(MAIL, Canonicalization::Relaxed, false);
+    let signed = signer.sign(MAIL, Form::Relaxed, false);
     let (field, _) = signed.split_once("From:").unwrap();
     let fields: String = (0..999).map(|n| field.replace("s=sel", &format!("s=sel{n}"))).collect();
     let mail = format!("{fields}{signed}");
@@ -183,7 +184,7 @@ async fn n6_hostile_fields_are_neutral_and_bounded() {
 #[tokio::test]
 async fn n6_a_second_from() {
     let signer = Signer::new().await;
-    let signed = signer.sign(MAIL, Canonicalization::Relaxed, false);
+    let signed = signer.sign(MAIL, Form::Relaxed, false);
     let below = signed.replace("To: x", "From: evil@example.org\r\nTo: x");
     assert_eq!(signer.outcome(&below).await.0, Outcome::Fail);
 }
@@ -193,7 +194,7 @@ async fn n6_a_body_of_a_hundred_megabytes_stays_in_its_file() {
     let signer = Signer::new().await;
     let line = "0123456789 \t0123456789\r\n";
     // What is signed is small; the rest of the body is not covered, and still counted.
-    let signed = signer.sign(MAIL, Canonicalization::Relaxed, true);
+    let signed = signer.sign(MAIL, Form::Relaxed, true);
     let directory = tempfile::tempdir().unwrap();
     let mut message = message(&signed);
     let mut writer = BodyWriter::new(directory.path().to_owned(), 0);

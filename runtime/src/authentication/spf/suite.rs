@@ -1,4 +1,5 @@
-//! The test suite of RFC 7208 (`make test-suites`), against a name server in this process.
+//! The test suite of RFC 7208, and what pyspf makes of records of ours (`make test-suites`), against a name server in this
+//! process.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -26,8 +27,15 @@ struct Case {
     explanation: Option<String>,
 }
 
-fn scenarios() -> Vec<Scenario> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/suites/spf.json");
+#[derive(Deserialize)]
+struct Pyspf {
+    records: Vec<(String, String, serde_json::Value)>,
+    /// Domain, client, result.
+    questions: Vec<(String, IpAddr, String)>,
+}
+
+fn read<T: serde::de::DeserializeOwned>(name: &str) -> T {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/suites").join(name);
     let text = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; make test-suites", path.display()));
     serde_json::from_slice(&text).unwrap()
 }
@@ -67,11 +75,11 @@ fn latin1(value: &serde_json::Value) -> Vec<u8> {
     value.as_str().unwrap().chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect()
 }
 
-async fn serve(scenario: &Scenario) -> Responder {
+async fn serve(records: &[(String, String, serde_json::Value)]) -> Responder {
     let mut zone: BTreeMap<(String, RecordType), Vec<RData>> = BTreeMap::new();
     let mut silent = Vec::new();
     let dns = Responder::start().await;
-    for (owner, kind, value) in &scenario.records {
+    for (owner, kind, value) in records {
         // No question can be asked of a label that is too long.
         if owner.split('.').any(|label| label.len() > 63) {
             continue;
@@ -99,8 +107,8 @@ async fn serve(scenario: &Scenario) -> Responder {
 #[ignore = "needs the suite: make test-suites"]
 async fn spf_suite_of_rfc_7208() {
     let (mut count, mut faults) = (0, Vec::new());
-    for scenario in scenarios() {
-        let dns = serve(&scenario).await;
+    for scenario in read::<Vec<Scenario>>("spf.json") {
+        let dns = serve(&scenario.records).await;
         let resolver = dns.resolver();
         for (test, case) in &scenario.tests {
             let (local, domain) = case.mailfrom.rsplit_once('@').unwrap_or(("", &case.helo));
@@ -128,4 +136,19 @@ async fn spf_suite_of_rfc_7208() {
     }
     assert!(faults.is_empty(), "{} of {count}:\n{}", faults.len(), faults.join("\n"));
     assert_eq!(count, 203);
+}
+
+#[tokio::test]
+#[ignore = "needs the suite: make test-suites"]
+async fn spf_suite_as_pyspf_has_it() {
+    let Pyspf { records, questions } = read("pyspf.json");
+    let dns = serve(&records).await;
+    let resolver = dns.resolver();
+    assert!(questions.len() > 50);
+    for (domain, client, result) in questions {
+        let (identity, helo, receiver) = (SpfIdentity::MailFrom, "mx.example.net", "gate.example.net");
+        let question = Question { identity, client, helo, local: "joe", domain: &domain, receiver };
+        let spf = check(&resolver, &question, Duration::from_secs(20)).await;
+        assert_eq!(spf.outcome.name(), result, "{domain} {client}: {spf:?}");
+    }
 }

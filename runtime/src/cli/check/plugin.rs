@@ -62,8 +62,13 @@ pub(in crate::cli) fn aside(
     metrics: Arc<Metrics>,
 ) -> Result<Host, HostError> {
     let names = Arc::new(Names(resolver));
-    let calendar = Calendar::new(settings.server.time_zone.clone());
-    let services = Services::new(log, metrics, names, host::counter::system_clock(), calendar);
+    let services = Services::new(
+        log,
+        metrics,
+        names,
+        host::counter::system_clock(),
+        Calendar::new(settings.server.time_zone.clone()),
+    );
     let mut host_settings = setup::host(settings, compiler);
     host_settings.cache = host_settings.cache.filter(|cache| is_ours(cache.as_path()));
     Host::new(host_settings, services)

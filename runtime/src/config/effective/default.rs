@@ -8,9 +8,11 @@ use toml::{Table, Value};
 
 use super::Filled;
 use crate::config::settings::{
-    self, Certificate, ChainEntry, LineEnds, Listener, ListenerTls, Plugin, PluginSource, Scanner, Settings, SmartHost,
+    self, Certificate, ChainEntry, LineEnds, Listener, ListenerTls, MailExchange, Plugin, PluginSource, Scanner,
+    Settings, SmartHost,
 };
 use crate::config::value::quantity::ByteSize;
+use crate::dns::blocklist::{BlockList, Subjects};
 use crate::host::Limits as HostLimits;
 use crate::host::table::{Column, Format};
 use crate::mail::Route;
@@ -133,6 +135,32 @@ pub(super) fn call_ahead(settings: &Settings) -> Vec<Filled> {
         value("cache_entries", call_ahead.cache_entries),
         value("concurrency_per_destination", call_ahead.concurrency_per_destination),
     ]
+}
+
+pub(super) fn identity(settings: &Settings) -> Vec<Filled> {
+    let identity = &settings.identity;
+    let exchange = |exchange: &MailExchange| {
+        let mut table = Table::new();
+        table.insert("host".to_owned(), exchange.host.to_string().into());
+        table.insert("preference".to_owned(), i64::from(exchange.preference).into());
+        Value::Table(table)
+    };
+    let texts = |list: Vec<String>| list.into_iter().map(Value::from).collect::<Vec<_>>();
+    vec![
+        Filled::Resolved("mx", Some(Value::Array(identity.mx.iter().map(exchange).collect()))),
+        value("egress_addresses", texts(identity.egress.iter().map(ToString::to_string).collect())),
+        value("spf", texts(identity.spf.clone())),
+        none("dmarc_reports"),
+        duration("blocklist_interval", identity.blocklist_interval.unwrap_or_default()),
+    ]
+}
+
+pub(super) fn blocklist(list: Option<&BlockList>) -> Vec<Filled> {
+    let lists = match list.map(|list| list.subjects) {
+        Some(Subjects::Domains) => "domains",
+        Some(Subjects::Addresses) | None => "addresses",
+    };
+    vec![none("name"), none("zone"), value("lists", lists), self::list("codes")]
 }
 
 pub(super) fn signing(settings: &Settings) -> Vec<Filled> {

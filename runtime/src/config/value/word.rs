@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 use super::FromText;
 use super::name::Name;
 use crate::config::suggest::did_you_mean;
+use crate::dns::blocklist::Subjects;
 use crate::mail::TlsPolicy;
 use crate::pipeline::{Directions, OnFailure, Role, Scope};
 use crate::scan::Kind;
@@ -62,6 +63,7 @@ words! {
     LineEndsWord, "treatment of line ends": "strict" => Self::Strict, "normalize" => Self::Normalize;
     TlsPolicy, "TLS policy": "never" => Self::Never, "opportunistic" => Self::Opportunistic, "required" => Self::Required,
         "verified" => Self::Verified, "implicit" => Self::Implicit;
+    Subjects, "kind of block list": "addresses" => Self::Addresses, "domains" => Self::Domains;
     OnFailure, "failure policy": "defer" => Self::Defer, "continue" => Self::Continue, "reject" => Self::Reject,
         "quarantine" => Self::Quarantine, "disconnect" => Self::Disconnect;
     Directions, "direction": "inbound" => Self::Inbound, "outbound" => Self::Outbound, "both" => Self::Both;
