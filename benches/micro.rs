@@ -1,4 +1,5 @@
-//! What one step costs, without sockets: the data reader, one mail through the session machine, one commit to the spool.
+//! What one step costs, without sockets: the data reader, one mail through the session machine, one signature, one commit
+//! to the spool.
 //!
 //! `cargo bench --package postern-benches`. Compare only numbers of one run: machines are noisy.
 
@@ -8,10 +9,11 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use postern::mail::{Body, Header, Message, MessageId};
+use postern::mail::{Body, Header, Message, MessageId, SignatureKind, SignatureRequest};
 use postern::metrics::Metrics;
-use postern::smtp::Command;
+use postern::signing::{Algorithm, Keyring, Policy, Selector, carry_out, keyring};
 use postern::smtp::data::{DataReader, LineEnds, Progress};
+use postern::smtp::{Command, Domain};
 use postern::spool::{Batch, Entry, SegmentSpool, Settings, Spool};
 
 fn message(octets: usize) -> Vec<u8> {
@@ -51,6 +53,35 @@ fn commands(criterion: &mut Criterion) {
     criterion.bench_function("parse header", |bencher| bencher.iter(|| Header::parse(&header)));
 }
 
+/// What a DKIM signature costs: the key's work is the same for each mail, the hash grows with the body.
+fn sign(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("DKIM signature");
+    for algorithm in [Algorithm::Rsa, Algorithm::Ed25519] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let domain = Domain::parse("example.org").expect("a domain");
+        let selector = Selector::parse("s1").expect("a selector");
+        keyring::create(directory.path(), &domain, &selector, algorithm).expect("a key");
+        let keys = Keyring::load(directory.path()).expect("the key");
+        let request = SignatureRequest { kind: SignatureKind::Dkim, domain, selector: selector.as_str().into() };
+        for octets in [4 * 1024, 1024 * 1024] {
+            let text = message(octets);
+            let at = text.windows(4).position(|window| window == b"\r\n\r\n").expect("an empty line") + 2;
+            let body = Body::from_bytes(Bytes::copy_from_slice(text.get(at + 2..).unwrap_or_default()));
+            let header = Header::parse(&Bytes::copy_from_slice(text.get(..at).unwrap_or_default()));
+            let mail = Message { header, body };
+            group.bench_function(BenchmarkId::new(algorithm.key_type(), octets), |bencher| {
+                bencher.iter(|| {
+                    let mut mail = mail.clone();
+                    let done = carry_out(&mut mail, std::slice::from_ref(&request), &keys, &Policy::default(), 0);
+                    done.expect("a signature");
+                    mail
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
 /// Mails a second that become durable with so many writers at once: one commit each, syncs shared.
 fn spool_commit(criterion: &mut Criterion) {
     let runtime =
@@ -86,5 +117,5 @@ async fn store_and_forget(spool: Arc<SegmentSpool>) {
     spool.forget(id);
 }
 
-criterion_group!(benches, data_reader, commands, spool_commit);
+criterion_group!(benches, data_reader, commands, sign, spool_commit);
 criterion_main!(benches);

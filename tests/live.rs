@@ -79,7 +79,7 @@ fn shown(scene: &Scene) -> Option<Detail> {
     scene.server.live().plugin("tenant:example", "house").ok()
 }
 
-async fn connected(scene: &Scene) -> Client {
+pub async fn connected(scene: &Scene) -> Client {
     let stream = TcpStream::connect(scene.address()).await.unwrap();
     let mut client = Client::new(Box::new(stream), false, PATIENCE);
     client.line().await.unwrap();
@@ -89,7 +89,7 @@ async fn connected(scene: &Scene) -> Client {
 }
 
 /// The reply to RCPT.
-async fn try_recipient(client: &mut Client, from: &str, to: &str) -> String {
+pub async fn try_recipient(client: &mut Client, from: &str, to: &str) -> String {
     client.send(format!("RSET\r\nMAIL FROM:<{from}>\r\nRCPT TO:<{to}>\r\n").as_bytes()).await;
     client.line().await.unwrap();
     client.line().await.unwrap();
@@ -394,12 +394,7 @@ async fn a_reload_takes_plugins_and_tables_along_and_a_bad_one_nothing() {
     // What is done to another plugin looks at no file of the config's.
     let good = std::fs::read(at("lists.wasm")).unwrap();
     std::fs::write(at("lists.wasm"), "half a compon").unwrap();
-    std::fs::write(at("blocked.csv"), "smith@client.example,reject r\n").unwrap();
     install(&scene, access(9), Some(&refusing("nobody@client.example"))).await.unwrap();
-    assert!(
-        try_recipient(&mut client, jones, "b@example.com").await.starts_with("550"),
-        "the table waits for a reload"
-    );
     std::fs::write(at("lists.wasm"), good).unwrap();
 
     // A file that was replaced is a version, and can be gone back from until the next one comes.

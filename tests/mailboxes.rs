@@ -87,7 +87,7 @@ fn closed_port() -> u16 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn x9_a_destination_that_is_down_refuses_nobody() {
-    for (config, expected) in [("", LATER), ("config = { on_unavailable = \"accept\" }", "250 2.1.5 Ok")] {
+    for (config, expected) in [("", LATER), ("config = { on_unavailable = \"accept\" }", "250 2.1.5 Recipient ok")] {
         let directory = tempfile::tempdir().unwrap();
         let more = format!(
             "[[tenant]]\nname = \"down\"\ndomains = [\"down.example\"]\n\

@@ -14,7 +14,7 @@ const USES: [(&str, &[&str]); 21] = [
     ("dns", &["smtp", "metrics", "log"]),
     ("tenancy", &["smtp", "mail"]),
     ("authentication", &["smtp", "mail", "dns", "metrics", "log"]),
-    ("signing", &["smtp", "mail"]),
+    ("signing", &["smtp", "mail", "authentication"]),
     ("spool", &["smtp", "mail", "metrics", "log"]),
     ("scan", &["smtp", "mail", "metrics"]),
     ("pipeline", &["smtp", "mail", "authentication", "dns", "tenancy", "spool", "metrics", "log"]),

@@ -8,8 +8,8 @@
 
 mod arc;
 mod author;
-mod body;
-mod canonical;
+pub mod body;
+pub mod canonical;
 mod dkim;
 mod dmarc;
 mod key;

@@ -1,6 +1,7 @@
 //! The command line: what can be asked, and one file for each command that needs no server of its own.
 //!
-//! Noun, then verb; `--json` everywhere. Exit codes: 0 done, 1 not done, 2 wrong arguments or a wrong config.
+//! Noun, then verb; `--json` everywhere. Exit codes: 0 done, 1 not done, 2 wrong arguments or a wrong config,
+//! 3 nobody could say (DNS had no answer).
 //! What runs the gateway (`serve`, `localserve`) and what it runs (`compile-plugin`) is `main`'s.
 
 pub mod check;
@@ -8,6 +9,7 @@ pub mod completions;
 pub mod config;
 pub mod control;
 pub mod dkim;
+pub mod dns;
 pub mod man;
 pub mod password;
 pub mod plugin;
@@ -81,6 +83,9 @@ pub enum Tool {
     /// Ask where mail goes.
     #[command(subcommand)]
     Route(route::Route),
+    /// Compare DNS with what it should say, and tell what to publish.
+    #[command(subcommand)]
+    Dns(dns::Dns),
     /// Look after the keys that mail is signed with.
     #[command(subcommand)]
     Dkim(dkim::Dkim),
@@ -236,6 +241,9 @@ pub enum CliError {
     Usage(String),
     #[error("{0}")]
     Failed(String),
+    /// Another time there may be an answer.
+    #[error("{0}")]
+    Unknown(String),
     #[error("{0}")]
     Output(#[from] io::Error),
 }
@@ -246,6 +254,8 @@ pub const OK: u8 = 0;
 pub const FAILED: u8 = 1;
 /// Wrong arguments (clap's code too) or a wrong config.
 pub const WRONG: u8 = 2;
+/// What was asked could not be found out: right or wrong, nobody knows.
+pub const UNKNOWN: u8 = 3;
 
 /// Runs one tool; the exit code.
 pub fn run(tool: &Tool, context: &Context<'_>, streams: &mut Streams<'_>) -> u8 {
@@ -257,6 +267,7 @@ pub fn run(tool: &Tool, context: &Context<'_>, streams: &mut Streams<'_>) -> u8 
         Tool::Plugin(plugin) => plugin::run(plugin, context, streams),
         Tool::Queue(queue) => queue::run(queue, context, streams),
         Tool::Route(route) => route::run(route, context, streams),
+        Tool::Dns(dns) => dns::run(dns, context, streams),
         Tool::Dkim(dkim) => dkim::run(dkim, context, streams),
         Tool::Trace(trace) => trace::run(trace, context, streams),
         Tool::Password => password::run(context, streams),
@@ -285,7 +296,12 @@ fn report(error: &CliError, json: bool, streams: &mut Streams<'_>) -> u8 {
     };
     let invalid =
         matches!(error, CliError::Control(control::ControlError::Refused { kind: control::ErrorKind::Invalid, .. }));
-    if invalid || matches!(error, CliError::Config(_) | CliError::Usage(_)) { WRONG } else { FAILED }
+    match error {
+        _ if invalid => WRONG,
+        CliError::Config(_) | CliError::Usage(_) => WRONG,
+        CliError::Unknown(_) => UNKNOWN,
+        _ => FAILED,
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! Names are looked up in DNS alone, always as absolute names: no hosts file, no search list, which would let the
 //! machine's set-up decide where mail goes.
 
+pub mod blocklist;
 mod cache;
 mod literal;
 #[cfg(test)]
@@ -31,6 +32,8 @@ use upstream::Upstream;
 const MAX_NAMES_OF_ADDRESS: usize = 10;
 /// How long it is remembered that nobody could say: enough for one burst of questions, no more.
 const FAILURE_TTL: Duration = Duration::from_secs(5);
+/// The cause of [`DnsError::Temporary`] when no answer came.
+const TIMED_OUT: &str = "timed out";
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -80,6 +83,11 @@ pub enum DnsError {
 }
 
 impl DnsError {
+    /// No answer came; other failures are answers that say nothing.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Temporary(cause) if cause == TIMED_OUT)
+    }
+
     const fn label(&self) -> &'static str {
         match self {
             Self::NotFound => "not-found",
@@ -297,7 +305,7 @@ impl Resolver {
         }
         let (answer, ttl) = match timeout(self.0.deadline, self.ask_upstream(upstream, name, kind)).await {
             Ok(answered) => answered,
-            Err(_) => (Err(DnsError::Temporary("timed out".to_owned())), FAILURE_TTL),
+            Err(_) => (Err(DnsError::Temporary(TIMED_OUT.to_owned())), FAILURE_TTL),
         };
         if !ttl.is_zero() {
             self.lock_cache().insert(key, answer.clone(), Instant::now() + ttl);

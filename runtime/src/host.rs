@@ -16,6 +16,7 @@ use crate::pipeline::{Failure, Scope};
 
 mod abi;
 mod account;
+pub mod archive;
 mod breaker;
 pub mod calendar;
 pub mod capability;
@@ -47,6 +48,7 @@ pub mod unknown;
 
 pub use abi::VERSION;
 pub use account::{Account, Accounts, ScopeAccount, Used};
+pub use archive::Archive;
 pub use breaker::{BreakerSettings, BreakerState};
 pub use capability::Services;
 pub use capability::absent::Absent;
@@ -64,7 +66,8 @@ pub use engine::EngineSettings;
 pub use limits::Limits;
 pub use plugin::{Inspection, Plugin, Report};
 pub use statistics::{Activity, Quantiles};
-pub use table::{Table, Tables};
+pub use store::{Store, StoreLimits};
+pub use table::{Library, Table, Tables};
 
 use account::Ledger;
 use capability::Grants;
@@ -138,6 +141,8 @@ pub enum HostError {
     Engine(String),
     #[error(transparent)]
     Cache(#[from] CacheError),
+    #[error("the thread that looks at the tables can't be started: {0}")]
+    Tables(std::io::Error),
 }
 
 /// A plugin was not loaded; whatever was loaded before stays as it is.
@@ -179,6 +184,7 @@ pub struct Host {
     room: pool::Room,
     /// By plugin name; those come from config.
     metric_names: Mutex<HashMap<Arc<str>, MetricNames>>,
+    library: Arc<Library>,
     /// What plugins have used, whatever version was loaded.
     ledger: Arc<Ledger>,
     /// One compiler at a time: a reload of many plugins must not take the machine.
@@ -204,9 +210,12 @@ impl Host {
                 ledger.export(metrics);
             }
         });
+        let library = Arc::new(Library::new(services.metrics.clone()));
+        library.watch().map_err(HostError::Tables)?;
         Ok(Self {
             engine,
             linker,
+            library,
             ledger,
             cache: settings.cache.clone().map(Cache::open).transpose()?.map(Arc::new),
             permits: permit::Permits::new(settings.calls),
@@ -263,6 +272,11 @@ impl Host {
         };
         try_out(&plugin).await?;
         Ok(Arc::new(plugin))
+    }
+
+    /// The tables of all plugins.
+    pub fn library(&self) -> &Arc<Library> {
+        &self.library
     }
 
     /// What plugins have used since the host was made, those that are no longer loaded too.

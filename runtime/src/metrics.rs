@@ -115,6 +115,28 @@ metrics! {
     reloads: IntCounterVec = "postern_reloads_total" ["result"];
     /// Counters that plugins keep of their own.
     plugin_custom: IntCounterVec = "postern_plugin_custom_total" ["plugin", "name"];
+    /// Entries of a table, by table: its name in the config, or its path.
+    table_entries: IntGaugeVec = "postern_table_entries" ["table"];
+    /// Octets of memory of a table.
+    table_octets: IntGaugeVec = "postern_table_octets" ["table"];
+    /// When a table was loaded last, in seconds since 1970.
+    table_loaded: IntGaugeVec = "postern_table_loaded_timestamp_seconds" ["table"];
+    /// 1 while a table's file can't be used; the one before stays in force.
+    table_failing: IntGaugeVec = "postern_table_failing" ["table"];
+    /// Files of a table that were found not to be usable.
+    table_failures: IntCounterVec = "postern_table_failures_total" ["table"];
+    /// Counts and values of a plugin that were refused, because it has as many as it may have; what: counters, store.
+    plugin_full: IntCounterVec = "postern_plugin_full_total" ["plugin", "scope", "what"];
+    /// Counts and blocks that plugins have.
+    counter_keys: IntGauge = "postern_counter_keys";
+    /// Entries that plugins have in the store.
+    store_entries: IntGauge = "postern_store_entries";
+    /// Octets of keys and values in the store.
+    store_octets: IntGauge = "postern_store_octets";
+    /// Octets of the file that keeps counters and store over a restart.
+    state_octets: IntGauge = "postern_state_octets";
+    /// Times that this file could not be used, by what was tried or found (read, write, damaged).
+    state_failures: IntCounterVec = "postern_state_failures_total" ["failure"];
     /// Signatures that mail was to have, by kind (dkim, arc) and result (made; left: ARC has no more to say of this mail; failed: the mail waits).
     signatures: IntCounterVec = "postern_signatures_total" ["kind", "result"];
     /// Batches written to the spool with one sync each, by result (ok, failed).
@@ -151,6 +173,9 @@ metrics! {
     dns_queries: IntCounterVec = "postern_dns_queries_total" ["type", "result"];
     /// Time of one DNS query, cache hits included.
     dns_seconds: Histogram = "postern_dns_duration_seconds";
+    /// Addresses and domains of ours by what a block list said of them when it was asked last, by list and result (listed,
+    /// not-listed, error, timed-out).
+    blocklist_entries: IntGaugeVec = "postern_blocklist_entries" ["list", "result"];
     /// Scans of mails, by scanner and result (clean, infected, ham, spam, too-big, unavailable).
     scans: IntCounterVec = "postern_scan_total" ["scanner", "result"];
     /// Time of one scan, the wait for a connection included, by scanner.
@@ -164,7 +189,8 @@ metrics! {
 impl Metrics {
     /// A series that comes into being with its first failure has no rise from 0 to 1 that an alert could see.
     fn begin_at_zero(&self) {
-        let known: [(&IntCounterVec, &[&str]); 9] = [
+        let known: [(&IntCounterVec, &[&str]); 10] = [
+            (&self.state_failures, &["read", "write", "damaged"]),
             (&self.connections_refused, &["client-limit", "total-limit", "unhealthy", "proxy"]),
             (&self.tls_handshakes, &["ok", "failed", "timeout"]),
             (&self.authentications, &["ok", "failed", "cancelled"]),

@@ -2,10 +2,11 @@
 //! has it say. `postern plugin test`.
 //!
 //! Everything that judges is what production has: the host with its limits, the pipeline, the session's machine, the
-//! `deliver` chains. Everything around it is played: the connection, DNS, the clock. Accepted mail goes nowhere.
+//! `deliver` chains. Everything around it is played: the connection, DNS, scanners, the clock. Accepted mail goes nowhere.
 
 pub mod escape;
 pub mod recorder;
+pub mod scanners;
 pub mod script;
 pub mod wire;
 pub mod zone;
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::recorder::{Hook, LogLine, Recorder, Timeline, Void};
+use self::scanners::Scanners;
 use self::script::{Script, Step, matches};
 use self::wire::{ClientEnd, wire};
 use self::zone::Zone;
@@ -57,6 +59,8 @@ pub struct Rehearsal {
     /// What `@ eml` sends.
     pub message: Vec<u8>,
     pub zone: Zone,
+    /// What scanners say of any mail.
+    pub scanners: Scanners,
     /// What the plugin takes for now, in milliseconds since 1970. It does not go on.
     pub now: u64,
     pub compiler: Compiler,
@@ -130,6 +134,7 @@ pub async fn run(rehearsal: Rehearsal) -> Result<Report, RehearsalError> {
         Arc::new(move || now),
         Calendar::new(TimeZone::UTC),
     );
+    let services = host::Services { scanners: Arc::new(rehearsal.scanners.clone()), ..services };
     let settings = host::Settings {
         compiler: rehearsal.compiler.clone(),
         cache: rehearsal.cache.clone(),

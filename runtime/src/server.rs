@@ -16,6 +16,7 @@ pub mod mailboxes;
 pub mod names;
 pub mod plugins;
 pub mod preparation;
+pub mod reputation;
 pub mod scanners;
 pub mod setup;
 pub mod signing;
@@ -50,14 +51,12 @@ use self::signing::Signer;
 use self::status::Facts;
 use self::supervisor::Supervisor;
 use self::tls::Certificates;
-use jiff::tz::TimeZone;
-
 use crate::cli;
 use crate::config::Settings;
 use crate::delivery::{Delivery, TlsSetupError};
 use crate::dns::{NoServers, Resolver};
 use crate::host::calendar::Calendar;
-use crate::host::{self, Compiler, Host, HostError};
+use crate::host::{self, Archive, Compiler, Host, HostError, Store};
 use crate::log::{EventLog, Record};
 use crate::metrics::Metrics;
 use crate::pipeline::{Chains, Clerk, Direction, Event, Stage};
@@ -97,6 +96,8 @@ pub enum ServerError {
     Bind { address: SocketAddr, source: std::io::Error },
     #[error("control socket {}: {source}", path.display())]
     Control { path: PathBuf, source: std::io::Error },
+    #[error("the thread that writes what plugins keep can't be started: {0}")]
+    Archive(std::io::Error),
     #[error("a part of the start was interrupted")]
     Interrupted,
 }
@@ -106,6 +107,8 @@ pub struct Server {
     gateway: Arc<Gateway>,
     queue: Arc<Queue>,
     delivery: Arc<Delivery>,
+    /// What counters and store keep.
+    archive: Arc<Archive>,
     live: Arc<Live>,
     spool: Arc<SegmentSpool>,
     stopping: watch::Sender<bool>,
@@ -142,15 +145,16 @@ impl Server {
         let scanners = Arc::new(Scanners::new(setup::scanners(settings), metrics.clone()));
         let verify = setup::authentication(settings);
         let authentication = Arc::new(Authentication::new(resolver.clone(), verify, metrics.clone()));
-        let names = Arc::new(Names(resolver));
+        let names = Arc::new(Names(resolver.clone()));
         let services = host::Services {
             call_ahead: mailboxes.clone(),
             keys: signer.clone(),
             scanners: Arc::new(Scanning { scanners: scanners.clone(), names: names.clone() }),
             authenticator: authentication.clone(),
-            ..services(&clerk, names)
+            ..services(settings, &clerk, names)
         };
         let unknown_recipients = services.unknown_recipients.clone();
+        let archive = open_archive(settings, &services).await?;
         let host = Arc::new(Host::new(setup::host(settings, compiler), services)?);
         let started = live::start(&host, settings).await?;
         let incoming = spool.incoming_directory().to_owned();
@@ -189,6 +193,7 @@ impl Server {
             gateway,
             queue,
             delivery,
+            archive,
             live: Arc::new(Live::new(config, parts, started.in_force)),
             spool,
             stopping,
@@ -204,6 +209,8 @@ impl Server {
         if let Some(http) = sockets.http {
             server.serve_http(http, metrics, ready.clone());
         }
+        let watch = reputation::watch(server.live.clone(), resolver, server.gateway.clerk.clone());
+        server.services.spawn(watch);
         let facts = server.facts(settings, ready);
         server.serve_control(sockets.control, facts);
         Ok(server)
@@ -243,8 +250,12 @@ impl Server {
         let _ = self.queue_task.await;
         self.services.shutdown().await;
         self.delivery.close().await;
-        let spool = self.spool.clone();
-        let _ = tokio::task::spawn_blocking(move || spool.shutdown()).await;
+        let (archive, spool) = (self.archive.clone(), self.spool.clone());
+        let last = move || {
+            archive.flush();
+            spool.shutdown();
+        };
+        let _ = tokio::task::spawn_blocking(last).await;
         self.gateway.clerk.log.emit(Record::new("stopped"));
     }
 
@@ -419,14 +430,23 @@ fn standing(spool: &SegmentSpool, metrics: &Metrics) -> String {
 }
 
 /// What stands behind the interfaces that need nothing of the gateway's other parts.
-fn services(clerk: &Clerk, names: Arc<Names>) -> host::Services {
-    host::Services::new(
-        clerk.log.clone(),
-        clerk.metrics.clone(),
-        names,
-        host::counter::system_clock(),
-        Calendar::new(TimeZone::system()),
-    )
+fn services(settings: &Settings, clerk: &Clerk, names: Arc<Names>) -> host::Services {
+    let clock = host::counter::system_clock();
+    let calendar = Calendar::new(settings.server.time_zone.clone());
+    host::Services {
+        store: Arc::new(Store::with_limits(clock.clone(), setup::store(settings))),
+        ..host::Services::new(clerk.log.clone(), clerk.metrics.clone(), names, clock, calendar)
+    }
+}
+
+/// Before any plugin is asked: it might count anew what it has counted already.
+async fn open_archive(settings: &Settings, services: &host::Services) -> Result<Arc<Archive>, ServerError> {
+    let directory = settings.spool.directory.join("state");
+    let host::Services { counters, store, metrics, .. } = services.clone();
+    let open = tokio::task::spawn_blocking(move || Archive::open(directory, counters, store, metrics));
+    let archive = Arc::new(open.await.map_err(|_| ServerError::Interrupted)?);
+    archive.write_behind().map_err(ServerError::Archive)?;
+    Ok(archive)
 }
 
 /// Every plugin of the mail's scopes that wants to know.

@@ -3,13 +3,11 @@
 //! They are made over a mail as it leaves, when nobody changes it any more. Nothing here verifies what others have signed,
 //! and nothing decides which mail is signed: that is what plugins ask for.
 //!
-//! Signed is always `c=relaxed/relaxed`, the whole body (no `l=`), SHA-256. The canonical form is made here and not by
-//! `mail-auth`, which has none for a body in pieces that is right for every body, and would hash one body for each
-//! signature; tests let it verify what comes out.
+//! Signed is always `c=relaxed/relaxed`, the whole body (no `l=`), SHA-256. The canonical form is the one that verification
+//! has: `docs/decisions/0011-own-signer.md` says why not a library's.
 
 mod arc;
 mod authres;
-mod canonical;
 mod dkim;
 pub mod key;
 pub mod keyring;
@@ -26,11 +24,10 @@ pub use arc::Unsealed;
 pub use key::{Algorithm, Key, KeyError};
 pub use keyring::{Keyring, KeyringError, Selector};
 
+use crate::authentication::body::{self, Wanted};
+use crate::authentication::canonical::Form;
 use crate::mail::{Body, Message, SignatureKind, SignatureRequest};
 use crate::smtp::Domain;
-
-/// Octets of a body in memory at once.
-const PIECE: usize = 64 * 1024;
 
 /// What signatures say besides.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -83,7 +80,7 @@ pub fn carry_out(
     let body_hash = body_hash(&message.body)?;
     let mut header = message.header.clone();
     let mut done: Vec<(SignatureRequest, Done)> = Vec::with_capacity(found.len());
-    for (request, selector, key) in found {
+    for Found { request, selector, key } in found {
         let by = Named { domain: &request.domain, selector: &selector, key: &key };
         let what = match request.kind {
             SignatureKind::Dkim => {
@@ -105,38 +102,33 @@ pub fn carry_out(
     Ok(done)
 }
 
-/// Each request once, in the order in which they are carried out, with its key.
-fn find<'r>(
-    requests: &'r [SignatureRequest],
-    keys: &Keyring,
-) -> Result<Vec<(&'r SignatureRequest, Selector, Arc<Key>)>, SigningError> {
-    let mut found: Vec<(&SignatureRequest, Selector, Arc<Key>)> = Vec::with_capacity(requests.len());
+/// A request with its key.
+struct Found<'r> {
+    request: &'r SignatureRequest,
+    selector: Selector,
+    key: Arc<Key>,
+}
+
+/// Each request once, in the order in which they are carried out.
+fn find<'r>(requests: &'r [SignatureRequest], keys: &Keyring) -> Result<Vec<Found<'r>>, SigningError> {
+    let mut found: Vec<Found<'r>> = Vec::with_capacity(requests.len());
     for request in requests {
-        if found.iter().any(|(known, ..)| *known == request) {
+        if found.iter().any(|known| known.request == request) {
             continue;
         }
         let selector = Selector::parse(&request.selector).ok();
         let key = selector.and_then(|selector| Some((keys.key(&request.domain, &selector)?.clone(), selector)));
         let (key, selector) = key.ok_or_else(|| SigningError::NoKey(request.clone()))?;
-        found.push((request, selector, key));
+        found.push(Found { request, selector, key });
     }
-    found.sort_by_key(|(request, ..)| request.kind == SignatureKind::Arc);
+    found.sort_by_key(|found| found.request.kind == SignatureKind::Arc);
     Ok(found)
 }
 
 /// `bh=`, once for all signatures.
 fn body_hash(body: &Body) -> io::Result<String> {
-    let mut hash = canonical::BodyHash::default();
-    let mut at = 0;
-    while at < body.len() {
-        let piece = body.read_at(at, PIECE)?;
-        if piece.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        hash.push(&piece);
-        at += piece.len() as u64;
-    }
-    Ok(BASE64.encode(hash.finish()))
+    let hashed = body::hash(body, &[Wanted { form: Form::Relaxed, limit: None }])?;
+    Ok(hashed.first().map(|hashed| BASE64.encode(&hashed.sha256)).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -1,22 +1,30 @@
 """What the gateway signs and seals, opendkim and dkimpy verify: the whole corpus, from a client through a gateway of its own
 into a Maildir, as it would have gone to the next hop.
 
-The public keys come from `postern dkim show`, as an operator would publish them; nobody asks DNS.
+The public keys come from `postern dkim list`, as an operator would publish them; the gateway asks a name server here for
+those of a chain that dkimpy has begun.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
-import os
 import re
 import smtplib
+import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import dkim
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
 import pytest
 
 import corpus
@@ -33,7 +41,7 @@ directory = "spool"
 reserve = "64 MiB"
 
 [dns]
-system = false
+servers = ["127.0.0.1:{dns}"]
 
 [log]
 file = "events.jsonl"
@@ -65,6 +73,9 @@ config = {{ domain = "gateway.test", selector = "seal", direction = "both" }}
 [chain]
 platform = ["arc-seal", "dkim-sign"]
 """
+
+# Who has sealed before the gateway does.
+LIST = "list.test"
 
 KEYS = (("sender.test", "r1", "rsa"), ("sender.test", "e1", "ed25519"), ("gateway.test", "seal", "rsa"))
 
@@ -113,14 +124,50 @@ def started(directory: Path) -> Iterator[Signer]:
     (directory / "spool").mkdir()
     port = free_port()
     config = directory / "postern.toml"
-    config.write_text(CONFIG.format(name="mx", port=port))
+    dns_port = free_port()
+    config.write_text(CONFIG.format(name="mx", port=port, dns=dns_port))
     for domain, selector, algorithm in KEYS:
         run([binary(), "--config", config, "dkim", "generate", domain, "--selector", selector, "--algorithm", algorithm])
     listed = run([binary(), "--config", config, "dkim", "list", "--json"]).decode().splitlines()
     records = {entry["name"]: entry["text"] for entry in map(json.loads, listed)}
     assert len(records) == len(KEYS)
-    with process([binary(), "serve", "--config", config], directory / "postern.log", [port]):
+    list_key = directory / "list.pem"
+    run(["openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", list_key])
+    public = run(["openssl", "rsa", "-in", list_key, "-pubout", "-outform", "DER"])
+    records[f"s._domainkey.{LIST}"] = "v=DKIM1; k=rsa; p=" + base64.b64encode(public).decode()
+    with name_server(dns_port, records), process([binary(), "serve", "--config", config], directory / "postern.log", [port]):
         yield Signer(directory, port, records)
+
+
+@contextlib.contextmanager
+def name_server(port: int, records: dict[str, str]) -> Iterator[None]:
+    """Knows these TXT records and nothing else."""
+
+    def answer(query: dns.message.QueryMessage) -> bytes:
+        response = dns.message.make_response(query)
+        response.flags |= dns.flags.RA
+        question = query.question[0]
+        text = records.get(question.name.to_text(omit_final_dot=True).lower())
+        if text is None:
+            response.set_rcode(dns.rcode.NXDOMAIN)
+        elif question.rdtype == dns.rdatatype.TXT:
+            strings = " ".join(f'"{text[at : at + 250]}"' for at in range(0, len(text), 250))
+            response.answer.append(dns.rrset.from_text(question.name, 60, "IN", "TXT", strings))
+        return response.to_wire()
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind((LOOPBACK, port))
+
+        def serve() -> None:
+            # Ends with the socket.
+            with contextlib.suppress(OSError):
+                while True:
+                    packet, client = server.recvfrom(4096)
+                    server.sendto(answer(dns.message.from_wire(packet)), client)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -201,3 +248,46 @@ def test_dkimpy_verifies_the_seal(signer: Signer, signed: dict[str, bytes]) -> N
         if validation != dkim.CV_Pass:
             wrong[name] = (validation, results, reason)
     assert not wrong, f"{len(wrong)} of {len(signed)}: {wrong}"
+
+
+def through(signer: Signer, data: bytes, recipient: str) -> bytes:
+    """What becomes of a message for a neighbour."""
+    with smtplib.SMTP(LOOPBACK, signer.port, "client.test", timeout=PATIENCE) as client:
+        client.sendmail("list@list.test", [recipient], data)
+    wanted = f"\r\nDelivered-To: {recipient}\r\n".encode()
+
+    def look() -> list[bytes]:
+        boxes = (signer.directory / box / "new" for box in ("in", "out"))
+        return [raw for box in boxes for file in box.glob("*") if wanted in (raw := file.read_bytes())]
+
+    return wait_for(f"a mail to {recipient}", look)[0]
+
+
+def test_a_chain_that_dkimpy_has_begun_goes_on(signer: Signer) -> None:
+    """ARC (RFC 8617): sealed by dkimpy, verified and sealed by the gateway, verified by dkimpy; twice."""
+    data = MESSAGES["mime-mixed"]
+    found = b"Authentication-Results: list.test; spf=pass smtp.mailfrom=list.test\r\n"
+    key = (signer.directory / "list.pem").read_bytes()
+    sealed = b"".join(dkim.arc_sign(found + data, b"s", LIST.encode(), key, b"list.test")) + found + data
+    assert dkim.arc_verify(sealed, dnsfunc=signer.txt)[0] == dkim.CV_Pass
+    once = through(signer, sealed, "one@sender.test")
+    validation, results, reason = dkim.arc_verify(once, dnsfunc=signer.txt)
+    assert (validation, len(results)) == (dkim.CV_Pass, 2), (reason, once[:3000])
+    assert b"ARC-Seal: i=2; a=rsa-sha256; cv=pass; d=gateway.test;" in once
+    twice = through(signer, once, "two@sender.test")
+    validation, results, reason = dkim.arc_verify(twice, dnsfunc=signer.txt)
+    assert (validation, len(results)) == (dkim.CV_Pass, 3), (reason, twice[:3000])
+
+
+def test_a_chain_that_is_broken_is_said_to_be(signer: Signer) -> None:
+    data = MESSAGES["mime-mixed"]
+    found = b"Authentication-Results: list.test; none\r\n"
+    key = (signer.directory / "list.pem").read_bytes()
+    sealed = b"".join(dkim.arc_sign(found + data, b"s", LIST.encode(), key, b"list.test")) + found + data
+    once = through(signer, sealed.replace(b"Subject: ", b"Subject: changed "), "three@sender.test")
+    assert b"ARC-Seal: i=2; a=rsa-sha256; cv=fail; d=gateway.test;" in once
+    # The signature is good and says that the chain has ended.
+    validation, _, reason = dkim.arc_verify(once, dnsfunc=signer.txt)
+    assert (validation, reason) == (None, "ARC-Seal[2] reported failure, the chain is terminated")
+    # Whoever sees that adds nothing.
+    assert through(signer, once, "four@sender.test").count(b"\r\nARC-Seal:") == 2

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -60,6 +61,7 @@ struct Stage {
     client: Client,
     mails: Arc<Captured>,
     asked: Asked,
+    unknown: Arc<AtomicUsize>,
     stop: watch::Sender<bool>,
     events: Receiver<(jiff::Timestamp, Record)>,
     logged: Vec<&'static str>,
@@ -91,7 +93,12 @@ impl Stage {
             directory: Arc::new(fixture::directory()),
             chains: Arc::new(chains(&dialog.setup.filters, &asked)),
         };
-        let gateway = Gateway::new(snapshot, Clerk { log, metrics }, Box::new(move |_| has_room));
+        let unknown = Arc::new(AtomicUsize::new(0));
+        let count = unknown.clone();
+        let gateway = Gateway::new(snapshot, Clerk { log, metrics }, Box::new(move |_| has_room))
+            .with_unknown_recipients(Box::new(move |_| {
+                count.fetch_add(1, Ordering::Relaxed);
+            }));
         let mails = Arc::new(Captured::default());
         mails.fail(dialog.setup.commit);
         let (stop, stopping) = watch::channel(false);
@@ -118,6 +125,7 @@ impl Stage {
             client: Client::new(ours, way == Way::Octets, patience),
             mails,
             asked,
+            unknown,
             stop,
             events,
             logged: Vec::new(),
@@ -246,6 +254,10 @@ impl Stage {
             Step::Asked(name, stage, wanted) => {
                 let asked = self.asked.lock().expect("no panic");
                 let got = asked.get(&(name.clone(), *stage)).copied().unwrap_or(0);
+                (got == *wanted).then_some(()).ok_or_else(|| differs(&wanted.to_string(), got.to_string()))
+            }
+            Step::Unknown(wanted) => {
+                let got = self.unknown.load(Ordering::Relaxed);
                 (got == *wanted).then_some(()).ok_or_else(|| differs(&wanted.to_string(), got.to_string()))
             }
             _ => Ok(()),

@@ -15,6 +15,7 @@
 //! @ commit full  @ stop                         from here on; the gateway begins to stop
 //! @ mails 1      @ logged exempted              what came out
 //! @ asked filter1 rcpt 2                        how often a filter was asked
+//! @ unknown 2                                   recipients that were counted as unknown (R72)
 //! @ mail 1 sender <a@b.c> BODY=8BITMIME         also: recipient, recipients N, has "…", lacks "…", body "…", tenant N,
 //!                                               outbound, inbound, authenticated, quarantined REASON, free
 //! ```
@@ -63,6 +64,7 @@ pub enum Step {
     Mail(usize, String, String),
     Logged(String),
     Asked(String, Stage, usize),
+    Unknown(usize),
 }
 
 impl Dialog {
@@ -121,6 +123,7 @@ impl Dialog {
             ("took", time) => Step::Took(parse_duration(time)?),
             ("commit", how) => Step::Commit(parse_commit(how)?),
             ("mails", number) => Step::Mails(count(number)?),
+            ("unknown", number) => Step::Unknown(count(number)?),
             ("logged", event) => Step::Logged(event.to_owned()),
             ("asked", what) => match what.split(' ').collect::<Vec<_>>().as_slice() {
                 [name, stage, times] => Step::Asked((*name).to_owned(), parse_stage(stage)?, count(times)?),

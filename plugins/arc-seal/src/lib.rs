@@ -5,7 +5,7 @@
 mod tests;
 
 use postern_sdk::address::domain_name;
-use postern_sdk::authentication::{self, Arc, Outcome};
+use postern_sdk::authentication::{self, Arc, Outcome, ResultInfo};
 use postern_sdk::prelude::*;
 use postern_sdk::signing::{self, SigningError};
 use postern_sdk::{Direction, metrics};
@@ -73,8 +73,7 @@ impl Plugin for ArcSeal {
             metrics::add("temperror", 1);
             return defer!("4.4.3", "Keys of the ARC chain can't be had now");
         }
-        let field = format!("{}; {}", authentication::service_id(), result(&arc));
-        if let Err(error) = message.add_header("Authentication-Results", &field, Position::Top) {
+        if let Err(error) = authentication::add_results(message, &[result(&arc)]) {
             error!("can't add the result: {error}");
             return defer!("4.3.0", "Local error in processing");
         }
@@ -111,10 +110,8 @@ impl ArcSeal {
     }
 }
 
-/// The method `arc` (RFC 8617 §4.1.1). What a foreign seal says goes into no field of ours but its domain, if it is one.
-fn result(arc: &Arc) -> String {
-    match arc.sealer.as_deref().filter(|sealer| domain_name(sealer).is_ok()) {
-        Some(sealer) => format!("arc={} ({} sets, the newest by {sealer})", arc.outcome, arc.sets),
-        None => format!("arc={}", arc.outcome),
-    }
+/// The method `arc` (RFC 8617 §4.1.1), in the words that `dmarc` has for it: what is there already is not said again.
+fn result(arc: &Arc) -> ResultInfo {
+    let reason = if matches!(arc.outcome, Outcome::Pass | Outcome::None) { "" } else { &arc.reason };
+    ResultInfo::new("arc", arc.outcome).reason(reason).property("header.d", arc.sealer.as_deref().unwrap_or_default())
 }

@@ -34,14 +34,26 @@ fn added(judged: &Judged) -> Vec<String> {
 fn what_the_chain_was_worth_is_noted() {
     for (arc, expected) in [
         (None, "arc=none"),
-        (Some(chain(Outcome::Pass, Some("lists.example"))), "arc=pass (2 sets, the newest by lists.example)"),
-        (Some(chain(Outcome::Fail, Some("a;\r\nX: b"))), "arc=fail"),
-        (Some(chain(Outcome::Temperror, None)), "arc=temperror"),
+        (Some(chain(Outcome::Pass, Some("lists.example"))), "arc=pass header.d=lists.example"),
+        (Some(chain(Outcome::Fail, Some("a;\r\nX: b"))), "arc=fail reason=\"because; of??this\" header.d=\"a;??X: b\""),
+        (Some(chain(Outcome::Temperror, None)), "arc=temperror reason=\"because; of??this\""),
     ] {
         let gateway = arc.into_iter().fold(gateway(CONFIG), Gateway::arc);
         let judged = gateway.data::<ArcSeal>(&stranger(), &mut mail());
         let expected = format!("Authentication-Results: mx.test; {expected}");
         assert_eq!((judged.verdict.clone(), added(&judged)), (Verdict::Next, vec![expected]));
+    }
+}
+
+#[test]
+fn results_that_are_there_stay_in_the_one_field() {
+    let spf = "Authentication-Results: mx.test; spf=pass smtp.helo=mx.example\nFrom: bob@example.org\n\nhello\n";
+    let mut mail = Mail::from("list@lists.example").to("ann@example.com").content(spf);
+    let gateway = gateway(CONFIG).arc(chain(Outcome::Pass, Some("lists.example")));
+    for _ in 0..2 {
+        gateway.data::<ArcSeal>(&stranger(), &mut mail);
+        let expected = "mx.test; spf=pass smtp.helo=mx.example; arc=pass header.d=lists.example";
+        assert_eq!(mail.header("Authentication-Results"), [expected.as_bytes()]);
     }
 }
 

@@ -81,11 +81,11 @@ pub struct Rule {
     pub actions: Actions,
 }
 
-/// Fits twice into a guest's memory of 16 MiB.
+/// Fits twice into a guest's memory of 16 MiB. More than the default may need more CPU time than a call has, too.
 const MAX_FOOTER_LIMIT: usize = 4 << 20;
 
 fn footer_limit() -> usize {
-    2 << 20
+    1 << 20
 }
 
 impl Config {

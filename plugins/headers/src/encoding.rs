@@ -78,18 +78,16 @@ pub fn from_quoted_printable(text: &[u8]) -> Vec<u8> {
             Some(before) => (before, true),
             None => (content, false),
         };
-        let mut rest = content;
-        while let Some((&octet, after)) = rest.split_first() {
-            let hex = |at: usize| after.get(at).and_then(|&digit| char::from(digit).to_digit(16));
-            match (octet, hex(0), hex(1)) {
-                (b'=', Some(high), Some(low)) => {
-                    out.push(u8::try_from(high * 16 + low).unwrap_or_default());
-                    rest = after.get(2..).unwrap_or_default();
-                }
-                _ => {
-                    out.push(octet);
-                    rest = after;
-                }
+        let mut runs = content.split(|&octet| octet == b'=');
+        out.extend_from_slice(runs.next().unwrap_or_default());
+        for run in runs {
+            let hex = |at: usize| run.get(at).and_then(|&digit| char::from(digit).to_digit(16));
+            if let (Some(high), Some(low)) = (hex(0), hex(1)) {
+                out.push(u8::try_from(high * 16 + low).unwrap_or_default());
+                out.extend_from_slice(run.get(2..).unwrap_or_default());
+            } else {
+                out.push(b'=');
+                out.extend_from_slice(run);
             }
         }
         if !soft {

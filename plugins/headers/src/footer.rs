@@ -11,7 +11,7 @@ pub struct Footer {
 }
 
 /// Octets of one text that is taken apart and put together again; what people write has hardly a tenth.
-const MAX_TEXT: usize = 256 << 10;
+const MAX_TEXT: usize = 128 << 10;
 
 /// Octets of a footer's line, its references written out: with it no line of the mail becomes too long (RFC 5322 §2.1.1).
 const MAX_LINE: usize = 900;
@@ -73,10 +73,12 @@ fn with_footers(place: &Place, content: &[u8], footers: &[&Footer]) -> Result<Ve
         return Err(Obstacle::Broken);
     }
     let mut text = place.encoding.decode(content).ok_or(Obstacle::Broken)?;
-    if find(&text, b"-----BEGIN PGP ").is_some() {
+    if text.split(|&octet| octet == b'\n').any(|line| line.starts_with(b"-----BEGIN PGP ")) {
         return Err(Obstacle::Sealed);
     }
-    let line_end = if find(&text, b"\r\n").is_none() && text.contains(&b'\n') { "\n" } else { "\r\n" };
+    // As its first line ends.
+    let first = text.iter().position(|&octet| octet == b'\n').and_then(|at| text.get(..at));
+    let line_end = if first.is_some_and(|line| !line.ends_with(b"\r")) { "\n" } else { "\r\n" };
     for footer in footers {
         let (written, html) = match place.kind {
             Kind::Plain => (&footer.text, false),
@@ -109,13 +111,11 @@ fn with_footers(place: &Place, content: &[u8], footers: &[&Footer]) -> Result<Ve
 
 /// Before the last `</body>`, else before the last `</html>`, else behind everything.
 fn end_of_html(text: &[u8]) -> usize {
-    let lower = text.to_ascii_lowercase();
-    let last = |tag: &[u8]| lower.windows(tag.len()).rposition(|window| window == tag);
+    let last = |tag: &[u8]| {
+        let here = |at: usize| text.get(at..at + tag.len()).is_some_and(|found| found.eq_ignore_ascii_case(tag));
+        (0..text.len()).rev().find(|&at| text.get(at) == Some(&b'<') && here(at))
+    };
     last(b"</body").or_else(|| last(b"</html")).unwrap_or(text.len())
-}
-
-fn find(text: &[u8], what: &[u8]) -> Option<usize> {
-    text.windows(what.len()).position(|window| window == what)
 }
 
 #[cfg(test)]

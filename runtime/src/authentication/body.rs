@@ -12,14 +12,14 @@ const PIECE: usize = 64 * 1024;
 
 /// What one signature wants to know of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub struct Wanted {
     pub form: Form,
     /// `l=`: so many octets of the canonical form.
     pub limit: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Hashed {
+pub struct Hashed {
     pub sha256: Vec<u8>,
     /// Octets of the whole canonical form.
     pub len: u64,
@@ -57,7 +57,7 @@ fn take(octets: &[u8], limit: Option<u64>, sha256: &mut Sha256, len: &mut u64) {
 }
 
 /// In the order of what is wanted; the same twice is computed once. Blocking when the body is in a file.
-pub(super) fn hash(body: &Body, wanted: &[Wanted]) -> io::Result<Vec<Hashed>> {
+pub fn hash(body: &Body, wanted: &[Wanted]) -> io::Result<Vec<Hashed>> {
     let mut distinct: Vec<Wanted> = Vec::new();
     for want in wanted {
         if !distinct.contains(want) {

@@ -5,7 +5,7 @@
 
 /// How white space is treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Form {
+pub enum Form {
     Simple,
     Relaxed,
 }

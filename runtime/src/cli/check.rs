@@ -15,6 +15,7 @@ use super::terminal::printable;
 use super::{Check, CliError, Context, OK, Streams, WRONG};
 use crate::config::{self, Problem, Settings, Severity};
 use crate::host::Compiler;
+use crate::host::table::Kept;
 use crate::server::plugins;
 
 pub(super) fn run(check: &Check, context: &Context<'_>, streams: &mut Streams<'_>) -> Result<u8, CliError> {
@@ -33,7 +34,9 @@ pub(super) fn run(check: &Check, context: &Context<'_>, streams: &mut Streams<'_
     if check.deep {
         let places = config::Places::read(context.config);
         problems.extend(deep::check(&loaded.settings, &places, Compiler::this_program()).map_err(failed)?);
-    } else if let Some(error) = loaded.settings.plugins.iter().find_map(|plugin| plugins::tables(plugin).err()) {
+    } else if let Some(error) =
+        loaded.settings.plugins.iter().find_map(|plugin| plugins::tables(plugin, Kept::once).err())
+    {
         // What a start or a reload would refuse.
         return Err(CliError::Failed(error.to_string()));
     }

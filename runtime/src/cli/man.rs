@@ -105,10 +105,11 @@ fn general(out: &mut Vec<u8>) -> io::Result<()> {
     roff.to_writer(out)
 }
 
-const EXIT_CODES: [(&str, &str); 3] = [
+const EXIT_CODES: [(&str, &str); 4] = [
     ("0", "Done. For a gateway: it was told to stop, and has stopped."),
     ("1", "Understood, but it could not be done; standard error says why."),
     ("2", "Wrong arguments, or a config with mistakes."),
+    ("3", "It could not be found out: DNS had no answer."),
 ];
 
 const SIGNALS: [(&str, &str); 2] = [

@@ -21,7 +21,7 @@ pub const GRANTS: [(&str, &[&str]); 17] = [
     ("limits", &["counters", "metrics", "tables"]),
     ("recipients", &["call-ahead", "metrics", "tables"]),
     ("routing", &["metrics", "tables"]),
-    ("sender-policy", &["dns", "metrics"]),
+    ("sender-policy", &["dns"]),
     ("spf", &["authentication", "metrics"]),
 ];
 

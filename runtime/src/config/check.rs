@@ -3,11 +3,13 @@
 //! Goes on after a mistake, so that one run shows them all. Reads the files that the config names (certificates,
 //! passwords) and looks whether plugins and tables are there, but changes nothing.
 
+mod identity;
 mod installed;
 mod listener;
 mod plugin;
 mod scanner;
 mod signing;
+mod table;
 mod tenant;
 
 use std::collections::HashMap;
@@ -15,12 +17,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use toml::Spanned;
 
 use super::problem::Findings;
 use super::settings::{
     Authentication, CallAhead, Delivery, Dns, Http, Installation, Log, Login, Queue, Secret, Server, Settings,
-    SmartHost, Spool,
+    SmartHost, Spool, Store,
 };
 use super::source::{Sources, Span};
 use super::suggest::did_you_mean;
@@ -42,6 +45,11 @@ pub fn check(written: Written, sources: &Sources, builtins: &[&str], findings: &
     let mut checker = Checker { sources, builtins, findings };
     let settings = checker.settings(written);
     if findings.has_errors() { None } else { settings }
+}
+
+/// UTC where the system says nothing that makes sense.
+fn system_time_zone() -> TimeZone {
+    TimeZone::try_system().ok().filter(|zone| !zone.is_unknown()).unwrap_or(TimeZone::UTC)
 }
 
 struct Checker<'a> {
@@ -71,8 +79,10 @@ impl Checker<'_> {
             smart_hosts: smart_host_names,
             scanners: scanner_names,
             scan_times: scanners.iter().map(|scanner| (scanner.name.clone(), scanner.timeout)).collect(),
+            tables: self.declared_tables(written.table),
             open: false,
         };
+        let tables = names.tables.clone();
         let mut plugins = self.plugins(written.plugin, &names);
         let of_platform = written.chain.platform.iter().flatten();
         let of_resellers = written.reseller.iter().flat_map(|reseller| &reseller.chain);
@@ -87,9 +97,15 @@ impl Checker<'_> {
         let delivery = self.delivery(written.delivery);
         let dns = self.dns(written.dns);
         let call_ahead = self.call_ahead(written.call_ahead);
+        let identity = self.identity(written.identity, written.blocklist, host_name.as_ref(), &delivery);
         let signing = self.signing(written.signing, spool.as_ref(), &queue);
         let authentication = self.authentication(written.authentication, host_name);
         let installation = self.installation(&written.plugins, spool.as_ref());
+        let store = Store {
+            entries: written.plugins.store_entries.map_or(500_000, |count| count.0),
+            octets: self.size(written.plugins.store_octets, ByteSize::mib(64), ByteSize::kib(64)),
+            total: self.size(written.plugins.store_total, ByteSize::mib(512), ByteSize::kib(64)),
+        };
         let settings = Settings {
             server: server?,
             http,
@@ -101,13 +117,16 @@ impl Checker<'_> {
             scanners,
             dns,
             call_ahead,
+            identity: identity?,
             signing: signing?,
             authentication: authentication?,
             directory: directory?,
             resellers,
+            tables,
             plugins: plugins.into_all(),
             chains,
             installation: installation?,
+            store,
             log: Log {
                 file: written.log.file.map(|file| self.path(&file)),
                 level: written.log.level.map_or(tracing::Level::INFO, |level| level.value),
@@ -150,6 +169,7 @@ impl Checker<'_> {
             data_timeout: self.positive(written.data_timeout, 5 * MINUTE),
             handshake_timeout: self.positive(written.handshake_timeout, 30 * SECOND),
             drain_timeout: self.positive(written.drain_timeout, 30 * SECOND),
+            time_zone: written.time_zone.map_or_else(system_time_zone, |at| at.value),
         })
     }
 

@@ -95,6 +95,7 @@ impl Shower<'_> {
         single("delivery", one("delivery"), default::delivery(settings));
         single("dns", one("dns"), default::dns(settings));
         single("call_ahead", one("call_ahead"), default::call_ahead(settings));
+        single("identity", one("identity"), default::identity(settings));
         single("signing", one("signing"), default::signing(settings));
         single("authentication", one("authentication"), default::authentication(settings));
         single("log", one("log"), default::log(settings));
@@ -113,7 +114,9 @@ impl Shower<'_> {
         list("tenant", &|_, element| default::tenant(settings, text_of(element, "name")));
         list("user", &|_, element| default::user(settings, text_of(element, "login")));
         list("trusted_network", &|_, _| default::trusted_network());
+        list("table", &|_, element| default::table(settings.tables.get(text_of(element, "name")).map(AsRef::as_ref)));
         list("plugin", &|n, _| default::plugin(settings.plugins.get(n).map(AsRef::as_ref)));
+        list("blocklist", &|n, _| default::blocklist(settings.identity.blocklists.get(n).map(AsRef::as_ref)));
         Shown { sections }
     }
 
@@ -200,7 +203,7 @@ fn is_secret(name: &str) -> bool {
 /// Paths as they can be opened from anywhere.
 fn complete(value: Value, directory: &Path) -> Value {
     match value {
-        Value::String(text) if text.starts_with("builtin:") => Value::String(text),
+        Value::String(text) if text.starts_with("builtin:") || text.starts_with("table:") => Value::String(text),
         Value::String(text) => {
             let path = directory.join(&text);
             Value::String(default::absolute(&path))

@@ -9,7 +9,7 @@ use super::source::Span;
 use super::suggest::did_you_mean;
 
 /// Every section, and whether it is a list.
-const SECTIONS: [(&str, bool); 20] = [
+const SECTIONS: [(&str, bool); 23] = [
     ("server", false),
     ("tls", false),
     ("spool", false),
@@ -17,6 +17,7 @@ const SECTIONS: [(&str, bool); 20] = [
     ("delivery", false),
     ("dns", false),
     ("call_ahead", false),
+    ("identity", false),
     ("signing", false),
     ("authentication", false),
     ("chain", false),
@@ -29,7 +30,9 @@ const SECTIONS: [(&str, bool); 20] = [
     ("tenant", true),
     ("user", true),
     ("trusted_network", true),
+    ("table", true),
     ("plugin", true),
+    ("blocklist", true),
 ];
 /// Mistakes shown of one section.
 const MAX_MISTAKES: usize = 20;

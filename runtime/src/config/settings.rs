@@ -10,10 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use jiff::tz::TimeZone;
 
 pub use super::value::quantity::ByteSize;
 pub use super::value::secret::Secret;
 pub use super::value::word::{Grant, ListenerTls};
+use crate::dns::blocklist::BlockList;
+pub use crate::host::table::Definition as Table;
 use crate::mail::TlsPolicy;
 use crate::pipeline::{Directions, OnFailure, Role, Scope};
 use crate::scan::{Address, Kind};
@@ -37,14 +40,18 @@ pub struct Settings {
     pub scanners: Vec<Scanner>,
     pub dns: Dns,
     pub call_ahead: CallAhead,
+    pub identity: Identity,
     pub signing: Signing,
     pub authentication: Authentication,
     pub directory: Directory,
     pub resellers: Vec<Arc<str>>,
+    /// Those that have a section of their own, by name.
+    pub tables: HashMap<Arc<str>, Arc<Table>>,
     /// All that are declared, used or not. Names differ within a scope and from those of the scopes above it.
     pub plugins: Vec<Arc<Plugin>>,
     pub chains: Chains,
     pub installation: Installation,
+    pub store: Store,
     pub log: Log,
 }
 
@@ -86,6 +93,8 @@ pub struct Server {
     pub handshake_timeout: Duration,
     /// How long a stop waits for open sessions and deliveries.
     pub drain_timeout: Duration,
+    /// Where a day ends, for rules that run until the next one.
+    pub time_zone: TimeZone,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,6 +252,29 @@ pub struct CallAhead {
     pub concurrency_per_destination: u32,
 }
 
+/// What DNS shall say of the gateway: its tenants' records are told and checked from it (R15, R26, R28, R31, R33).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Best first; at least one.
+    pub mx: Vec<MailExchange>,
+    /// Addresses that mail comes from, as others see them; empty: those that DNS has for the host name.
+    pub egress: Vec<IpAddr>,
+    /// SPF mechanisms that let our mail pass; at least one.
+    pub spf: Vec<String>,
+    /// Who gets aggregate reports of DMARC.
+    pub dmarc_reports: Option<Mailbox>,
+    /// Names differ.
+    pub blocklists: Vec<Arc<BlockList>>,
+    /// How often the running gateway asks them; `None`: never.
+    pub blocklist_interval: Option<Duration>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MailExchange {
+    pub preference: u16,
+    pub host: Domain,
+}
+
 /// DKIM and ARC.
 #[derive(Debug, Clone)]
 pub struct Signing {
@@ -277,7 +309,7 @@ pub struct Plugin {
     /// An object; `{}` where there is none.
     pub config: serde_json::Value,
     pub grants: BTreeSet<Grant>,
-    pub tables: BTreeMap<String, PathBuf>,
+    pub tables: BTreeMap<String, Arc<Table>>,
     /// Those that it may ask.
     pub scanners: BTreeSet<Arc<str>>,
     pub limits: Limits,
@@ -304,6 +336,16 @@ pub struct Installation {
     pub rollback_failures: u32,
     /// … when it does so within this time.
     pub rollback_window: Duration,
+}
+
+/// What plugins may keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Store {
+    /// Of one plugin in one scope.
+    pub entries: u32,
+    pub octets: ByteSize,
+    /// Of all of them.
+    pub total: ByteSize,
 }
 
 /// What one call may use; `None`: the host's default.

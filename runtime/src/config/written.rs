@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use jiff::tz::TimeZone;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use toml::Spanned;
@@ -12,11 +13,12 @@ use toml::de::DeTable;
 
 use super::problem::Findings;
 use super::section;
-use super::value::name::{DnsServer, HostPort, Name, SenderPattern};
-use super::value::quantity::{ByteSize, Count, Port};
+use super::value::name::{DnsServer, HostPort, Name, SenderPattern, SpfMechanism};
+use super::value::quantity::{ByteSize, Count, Port, Preference};
 use super::value::secret::PasswordHash;
-use super::value::word::{Banner, Grant, LineEndsWord, ListenerTls, WrittenSource};
+use super::value::word::{Banner, Grant, LineEndsWord, ListenerTls, TableFormat, WrittenSource, WrittenTable};
 use super::value::{At, text_or_table};
+use crate::dns::blocklist::Subjects;
 use crate::mail::TlsPolicy;
 use crate::pipeline::{Directions, OnFailure, Role, Scope};
 use crate::scan::{Address, Kind};
@@ -32,6 +34,7 @@ pub struct Written {
     pub delivery: Delivery,
     pub dns: Dns,
     pub call_ahead: CallAhead,
+    pub identity: Identity,
     pub signing: Signing,
     pub authentication: Authentication,
     pub chain: Chain,
@@ -44,7 +47,9 @@ pub struct Written {
     pub tenant: Vec<Tenant>,
     pub user: Vec<User>,
     pub trusted_network: Vec<TrustedNetwork>,
+    pub table: Vec<Table>,
     pub plugin: Vec<Plugin>,
+    pub blocklist: Vec<Blocklist>,
 }
 
 impl Written {
@@ -58,6 +63,7 @@ impl Written {
             delivery: section::one(&mut root, "delivery", findings),
             dns: section::one(&mut root, "dns", findings),
             call_ahead: section::one(&mut root, "call_ahead", findings),
+            identity: section::one(&mut root, "identity", findings),
             signing: section::one(&mut root, "signing", findings),
             authentication: section::one(&mut root, "authentication", findings),
             chain: section::one(&mut root, "chain", findings),
@@ -70,7 +76,9 @@ impl Written {
             tenant: section::list(&mut root, "tenant", findings),
             user: section::list(&mut root, "user", findings),
             trusted_network: section::list(&mut root, "trusted_network", findings),
+            table: section::list(&mut root, "table", findings),
             plugin: section::list(&mut root, "plugin", findings),
+            blocklist: section::list(&mut root, "blocklist", findings),
         };
         section::refuse_others(&root, findings);
         written
@@ -98,6 +106,7 @@ pub struct Server {
     pub data_timeout: Option<At<Duration>>,
     pub handshake_timeout: Option<At<Duration>>,
     pub drain_timeout: Option<At<Duration>>,
+    pub time_zone: Option<At<TimeZone>>,
     pub http: Option<Http>,
 }
 
@@ -261,6 +270,49 @@ pub struct CallAhead {
     pub concurrency_per_destination: Option<Count>,
 }
 
+/// `[identity]`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Identity {
+    pub mx: Vec<Spanned<Exchange>>,
+    pub egress_addresses: Vec<At<IpAddr>>,
+    pub spf: Vec<At<SpfMechanism>>,
+    pub dmarc_reports: Option<At<Mailbox>>,
+    pub blocklist_interval: Option<At<Duration>>,
+}
+
+/// A host, or a table with its preference.
+pub enum Exchange {
+    Short(Domain),
+    Table(ExchangeTable),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExchangeTable {
+    pub host: At<Domain>,
+    pub preference: Option<Preference>,
+}
+
+impl<'de> Deserialize<'de> for Exchange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use super::value::FromText as _;
+        let what = "a host name, or a table with `host` and `preference`";
+        text_or_table(deserializer, what, |text| Domain::from_text(text).map(Self::Short), Self::Table)
+    }
+}
+
+/// `[[blocklist]]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Blocklist {
+    pub name: At<Name>,
+    pub zone: At<Domain>,
+    pub lists: Option<At<Subjects>>,
+    #[serde(default)]
+    pub codes: Vec<At<IpNet>>,
+}
+
 /// `[signing]`.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -355,6 +407,20 @@ pub struct TrustedNetwork {
     pub tenant: Option<At<Name>>,
 }
 
+/// `[[table]]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Table {
+    pub name: At<Name>,
+    pub file: At<PathBuf>,
+    pub format: Option<At<TableFormat>>,
+    /// A number or a name.
+    pub key_column: Option<Spanned<toml::Value>>,
+    pub value_column: Option<Spanned<toml::Value>>,
+    pub max_size: Option<At<ByteSize>>,
+    pub max_entries: Option<Count>,
+}
+
 /// `[[plugin]]`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -368,7 +434,7 @@ pub struct Plugin {
     pub grants: Option<Vec<At<Grant>>>,
     /// Names are free, so the files of a table are looked up by the name that the plugin uses.
     #[serde(default)]
-    pub tables: std::collections::BTreeMap<String, At<PathBuf>>,
+    pub tables: std::collections::BTreeMap<String, At<WrittenTable>>,
     #[serde(default)]
     pub scanners: Vec<At<Name>>,
     #[serde(default)]
@@ -393,6 +459,9 @@ pub struct Plugins {
     pub keep_versions: Option<Count>,
     pub rollback_failures: Option<Count>,
     pub rollback_window: Option<At<Duration>>,
+    pub store_entries: Option<Count>,
+    pub store_octets: Option<At<ByteSize>>,
+    pub store_total: Option<At<ByteSize>>,
 }
 
 /// `limits` of a plugin.

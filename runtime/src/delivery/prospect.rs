@@ -6,7 +6,7 @@ use super::Delivery;
 use super::exchange::Origin;
 use super::way::Way;
 use crate::mail::{Route, TlsPolicy};
-use crate::smtp::{Mailbox, Reply};
+use crate::smtp::{Host, Reply};
 
 /// What would happen.
 #[derive(Debug, Clone)]
@@ -32,10 +32,10 @@ pub struct Hop {
 }
 
 impl Delivery {
-    /// As far as DNS tells now. The route is no Maildir.
-    pub async fn prospect(&self, route: &Route, recipient: &Mailbox) -> Prospect {
+    /// As far as DNS tells now. The route is no Maildir; of one by MX without a domain the recipient's host is needed.
+    pub async fn prospect(&self, route: &Route, host: Option<&Host>) -> Prospect {
         let live = self.live.load_full();
-        let Way { mut search, name, terms } = match self.way(&live, route, Some(&recipient.host)).await {
+        let Way { mut search, name, terms } = match self.way(&live, route, host).await {
             Ok(way) => way,
             Err(no_way) => {
                 let problem = Some(no_way.outcome.diagnosis().reply.clone());

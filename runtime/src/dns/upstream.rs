@@ -13,7 +13,7 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::{ResolverBuilder, TokioResolver};
 
-use super::{DnsError, FAILURE_TTL, Settings};
+use super::{DnsError, FAILURE_TTL, Settings, TIMED_OUT};
 
 /// No answer is kept longer, whatever its zone says.
 const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -101,7 +101,7 @@ fn failure(what: &str) -> Answer {
 
 fn temporary(error: &NetError) -> DnsError {
     DnsError::Temporary(match error {
-        NetError::Timeout => "timed out".to_owned(),
+        NetError::Timeout => TIMED_OUT.to_owned(),
         NetError::Truncated => "the answer was truncated".to_owned(),
         NetError::Dns(NetDnsError::ResponseCode(code)) => format!("the server answered {code}"),
         NetError::Proto(_) => "the answer was malformed".to_owned(),

@@ -1,8 +1,11 @@
 //! Exact counts in fixed windows, and blocks that end by themselves; shared by all sessions of this node.
 //!
-//! In memory: a restart forgets them. Behind this struct, so that counts shared by several nodes can come later.
+//! In memory. Windows of an hour and more, and blocks, go to the [archive](super::archive) as well; a restart forgets shorter
+//! ones. Behind this struct, so that counts shared by several nodes can come later.
 
-use std::collections::HashMap;
+mod keeping;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -44,6 +47,10 @@ struct Scope {
     keys: usize,
     /// Nothing ends before this time, so looking for room is in vain until then.
     next_end: u64,
+    /// Windows that the archive does not know of as they are; those that do are marked.
+    changed: Vec<(Box<str>, (Box<str>, u32))>,
+    /// Blocks, likewise.
+    blocks_changed: HashSet<(Box<str>, Box<str>)>,
 }
 
 #[derive(Default)]
@@ -55,6 +62,8 @@ struct Counts {
 struct Window {
     end: u64,
     count: u64,
+    /// It stands in the list of those.
+    is_changed: bool,
 }
 
 impl Counters {
@@ -96,15 +105,25 @@ impl Counters {
     ) -> Result<u64, Full> {
         let scope = self.scope(scope);
         let mut scope = scope.lock().unwrap_or_else(PoisonError::into_inner);
+        let scope = &mut *scope;
         if let Some(window) = scope.plugins.get_mut(plugin).and_then(|counts| counts.windows.get_mut(&name)) {
             if window.end != end {
-                *window = Window { end, count: 0 };
+                (window.end, window.count) = (end, 0);
             }
             window.count = window.count.saturating_add(by);
+            if by > 0 && keeping::outlasts_a_restart(name.1) && !window.is_changed {
+                window.is_changed = true;
+                scope.changed.push((plugin.into(), name));
+            }
             return Ok(window.count);
         }
         if by > 0 {
-            scope.room(plugin, now, end, self.max_keys)?.windows.insert(name, Window { end, count: by });
+            let is_changed = keeping::outlasts_a_restart(name.1);
+            let counts = scope.room(plugin, now, end, self.max_keys)?;
+            counts.windows.insert(name.clone(), Window { end, count: by, is_changed });
+            if is_changed {
+                scope.changed.push((plugin.into(), name));
+            }
         }
         Ok(by)
     }
@@ -125,6 +144,7 @@ impl Counters {
         let scope = self.scope(scope);
         let mut scope = scope.lock().unwrap_or_else(PoisonError::into_inner);
         let scope = &mut *scope;
+        scope.block_changed(plugin, &key, self.max_keys);
         let known = scope.plugins.get_mut(plugin).filter(|counts| counts.blocks.contains_key(&key));
         match (known, until > now) {
             (Some(counts), true) => {

@@ -199,8 +199,8 @@ fn made(settings: Settings, names: Arc<dyn NameService>, change: impl FnOnce(&mu
 
 /// One table `list`, in which `k` is `v`.
 pub fn tables() -> Arc<Tables> {
-    let inline = super::table::Source::Inline(vec![("k".to_owned(), "v".to_owned())]);
-    Arc::new(Tables::load([("list".to_owned(), inline)]))
+    let table = super::Table::from_entries([("k", "v")]).unwrap();
+    Arc::new(Tables::new([("list".to_owned(), super::table::Kept::fixed(table))]))
 }
 
 /// Few slots, so that they are used again soon; four for a tenant.

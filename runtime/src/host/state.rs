@@ -34,6 +34,14 @@ pub(super) struct Environment {
     pub metric_names: MetricNames,
 }
 
+impl Environment {
+    /// It wanted to keep more than it may. `what`: counters, store.
+    pub fn count_full(&self, what: &str) {
+        let metrics = &self.services.metrics;
+        metrics.plugin_full.with_label_values(&[&*self.name, &metrics.scope_label(&self.scope), what]).inc();
+    }
+}
+
 /// The data of a store.
 pub(super) struct CallState {
     pub environment: Arc<Environment>,

@@ -464,6 +464,8 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("[spool]", old.spool != new.spool),
         ("[dns]", old.dns != new.dns),
         ("[plugins] directory", old.installation.directory != new.installation.directory),
+        ("[plugins] store_entries, store_octets, store_total", old.store != new.store),
+        ("[server] time_zone", old.server.time_zone != new.server.time_zone),
         ("[log]", old.log != new.log),
     ];
     differences.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()

@@ -16,7 +16,7 @@ pub use record::Record;
 pub use registry::{Registry, RegistryError};
 
 use crate::config::settings;
-use crate::host::table::{Format, Source, TableError};
+use crate::host::table::{Definition, Kept, TableError};
 use crate::host::{Limits, LoadError, PluginSettings, Tables};
 use crate::pipeline::Scope;
 
@@ -54,20 +54,17 @@ pub enum PluginError {
     Registry(#[from] RegistryError),
 }
 
-/// A file named `*.csv` is a map, any other a list. Blocking. One table that can't be used spoils all: the plugin would
-/// have to refuse mail for want of it.
-pub fn tables(plugin: &settings::Plugin) -> Result<Arc<Tables>, PluginError> {
-    let sources = plugin.tables.iter().map(|(name, path)| {
-        let csv = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
-        let format = if csv { Format::Csv } else { Format::Lines };
-        (name.clone(), Source::File { path: path.clone(), format })
+/// Opens each table of the plugin. Blocking. One that can't be used spoils all: the plugin would have to refuse mail for
+/// want of it.
+pub fn tables(
+    plugin: &settings::Plugin,
+    open: impl Fn(&Definition) -> Result<Arc<Kept>, TableError>,
+) -> Result<Arc<Tables>, PluginError> {
+    let opened = plugin.tables.iter().map(|(name, definition)| match open(definition) {
+        Ok(table) => Ok((name.clone(), table)),
+        Err(source) => Err(PluginError::Table { name: plugin.name.clone(), table: name.clone(), source }),
     });
-    let tables = Tables::load(sources);
-    if let Some((table, error)) = tables.failures().next() {
-        let (name, table) = (plugin.name.clone(), table.to_owned());
-        return Err(PluginError::Table { name, table, source: error.clone() });
-    }
-    Ok(Arc::new(tables))
+    opened.collect::<Result<Vec<_>, _>>().map(|tables| Arc::new(Tables::new(tables)))
 }
 
 /// What the host needs to know of a declared plugin.

@@ -213,6 +213,11 @@ pub fn host(settings: &Settings, compiler: host::Compiler) -> host::Settings {
     host::Settings { compiler, cache: Some(settings.spool.directory.join("code")), ..host::Settings::default() }
 }
 
+pub fn store(settings: &Settings) -> host::StoreLimits {
+    let written = settings.store;
+    host::StoreLimits { entries: count(written.entries), octets: octets(written.octets), total: octets(written.total) }
+}
+
 /// For the session's own type of shared snapshot.
 pub fn snapshot(
     settings: &Settings,

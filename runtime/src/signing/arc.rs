@@ -1,10 +1,10 @@
 //! The ARC set of this gateway (RFC 8617 §4, §5.1): what it found, a signature over the mail, a seal over the chain.
 
 use super::authres::{own_results, result_of};
-use super::canonical::relaxed;
 use super::dkim::signed_fields;
 use super::tags::Tags;
 use super::{KeyError, Named, Policy};
+use crate::authentication::canonical::Form;
 use crate::mail::{Field, Header};
 
 /// RFC 8617 §4.2.1.
@@ -88,10 +88,10 @@ pub(super) fn set(
     let mut covered = Vec::new();
     // §5.1.2: over a broken chain nothing could be said but that it is broken.
     if validation == Validation::Pass {
-        chain.sets.iter().flatten().for_each(|field| relaxed(field, &mut covered));
+        chain.sets.iter().flatten().for_each(|field| Form::Relaxed.add_field(field.raw(), &mut covered));
     }
-    relaxed(&results, &mut covered);
-    relaxed(&signature, &mut covered);
+    Form::Relaxed.add_field(results.raw(), &mut covered);
+    Form::Relaxed.add_field(signature.raw(), &mut covered);
     let seal = Tags::new(SEAL)
         .tag("i", &instance)
         .tag("a", by.key.algorithm().name())

@@ -1,6 +1,7 @@
 //! What the gateway itself has found of a mail, read back from its `Authentication-Results` (RFC 8601). Fields that came
 //! with our name from outside were removed on entry, so what bears it is ours.
 
+use crate::authentication::results::is_own;
 use crate::mail::Header;
 
 /// Results of all our fields, the newest field first: `spf=pass smtp.mailfrom=x` and so on, as they stand there.
@@ -8,13 +9,12 @@ pub fn own_results(header: &Header, service_id: &str) -> Vec<String> {
     let mut results = Vec::new();
     for field in header.named("Authentication-Results") {
         // Ours are text.
-        let Ok(value) = String::from_utf8(field.value()) else { continue };
-        let mut parts = split(&value).into_iter();
-        if !parts.next().is_some_and(|first| is_named(first, service_id)) {
+        let Some(value) = is_own(field, service_id).then(|| String::from_utf8(field.value()).ok()).flatten() else {
             continue;
-        }
+        };
+        let parts = split(&value).into_iter().skip(1).map(str::trim);
         let is_result = |part: &&str| !part.is_empty() && !part.eq_ignore_ascii_case("none");
-        results.extend(parts.map(str::trim).filter(is_result).map(str::to_owned));
+        results.extend(parts.filter(is_result).map(str::to_owned));
     }
     results
 }
@@ -28,12 +28,6 @@ pub fn result_of<'r>(results: &'r [String], method: &str) -> Option<&'r str> {
         let end = |c: char| c.is_ascii_whitespace() || c == '(';
         name.eq_ignore_ascii_case(method).then(|| rest.trim_start().split(end).next().unwrap_or_default())
     })
-}
-
-/// The authserv-id, behind it perhaps a version.
-fn is_named(first: &str, service_id: &str) -> bool {
-    let name = first.split_ascii_whitespace().next().unwrap_or_default();
-    name.trim_matches('"').eq_ignore_ascii_case(service_id)
 }
 
 /// At semicolons that stand neither in a comment nor in quotes (RFC 5322 §3.2.2, §3.2.4).

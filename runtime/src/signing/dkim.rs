@@ -1,8 +1,8 @@
 //! The DKIM signature (RFC 6376 §3.5, RFC 8463 for Ed25519).
 
-use super::canonical::relaxed;
 use super::tags::Tags;
 use super::{KeyError, Named, Policy};
+use crate::authentication::canonical::Form;
 use crate::mail::{Field, Header};
 
 /// Signed as often as they are there and once more (RFC 6376 §8.15), so that nobody can add another one, which some
@@ -76,7 +76,7 @@ pub(super) fn signed_fields(header: &Header, besides: &[&'static str]) -> (Vec<&
     let signed = SIGNED.into_iter().chain(besides.iter().copied()).map(|name| (name, false));
     for (name, again) in oversigned.chain(signed) {
         for field in header.named(name).rev() {
-            relaxed(field, &mut canonical);
+            Form::Relaxed.add_field(field.raw(), &mut canonical);
             names.push(name);
         }
         if again {

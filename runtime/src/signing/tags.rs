@@ -4,8 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 
-use super::canonical::relaxed;
 use super::{Key, KeyError};
+use crate::authentication::canonical::Form;
 use crate::mail::Field;
 
 /// Where lines are folded (RFC 5322 §2.1.1).
@@ -52,8 +52,7 @@ impl Tags {
     /// The field with its signature over `before` and over itself without one (RFC 6376 §3.7).
     pub fn signed(mut self, mut before: Vec<u8>, key: &Key) -> Result<Field, KeyError> {
         self.word("b=");
-        relaxed(&Field::from_raw(Bytes::from(self.text.clone() + "\r\n")), &mut before);
-        before.truncate(before.len().saturating_sub(2));
+        Form::Relaxed.add_own_field(self.text.as_bytes(), &mut before);
         let signature = BASE64.encode(key.sign(&before)?);
         let mut rest = signature.as_str();
         while !rest.is_empty() {

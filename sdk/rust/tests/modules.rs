@@ -69,7 +69,8 @@ fn modules_are_small_and_the_same_wherever_they_are_built() {
     let home = std::env::home_dir().unwrap();
     for (name, ..) in PLUGINS {
         let module = module(name);
-        assert!(module.len() < 200 * 1024, "{name} has {} octets", module.len());
+        // The largest takes mails apart and reads five forms of rules.
+        assert!(module.len() < 224 * 1024, "{name} has {} octets", module.len());
         for place in [workspace().canonicalize().unwrap(), home.clone()] {
             let place = place.to_str().unwrap().as_bytes();
             let found = module.windows(place.len()).position(|part| part == place);

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::deep::Report;
-use jiff::tz::TimeZone;
 
 use crate::config::Settings;
 use crate::config::settings::ChainEntry;
@@ -63,7 +62,13 @@ pub(in crate::cli) fn aside(
     metrics: Arc<Metrics>,
 ) -> Result<Host, HostError> {
     let names = Arc::new(Names(resolver));
-    let services = Services::new(log, metrics, names, host::counter::system_clock(), Calendar::new(TimeZone::system()));
+    let services = Services::new(
+        log,
+        metrics,
+        names,
+        host::counter::system_clock(),
+        Calendar::new(settings.server.time_zone.clone()),
+    );
     let mut host_settings = setup::host(settings, compiler);
     host_settings.cache = host_settings.cache.filter(|cache| is_ours(cache.as_path()));
     Host::new(host_settings, services)

@@ -2,7 +2,7 @@
 //!
 //! That a name does not exist is an error; that DNS can't say is a warning. All are asked at the same time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,9 +13,12 @@ use tokio::task::JoinSet;
 
 use super::deep::Report;
 use crate::config::{Settings, Severity};
+use crate::delivery::Delivery;
 use crate::dns::{DnsError, Resolver};
 use crate::mail::Route;
-use crate::smtp::{Domain, Host};
+use crate::metrics::Metrics;
+use crate::server::setup;
+use crate::smtp::{Domain, Host, Reply};
 
 /// All questions together.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -42,6 +45,8 @@ struct Own {
     name: Domain,
     listeners: Vec<SocketAddr>,
     mx_port: u16,
+    /// What an internal DNS says of these domains counts, too (R57): only delivery knows what comes of both.
+    split: Option<(Delivery, HashSet<Domain>)>,
 }
 
 pub(super) async fn check(settings: &Settings, resolver: &Resolver, report: &mut Report<'_>) {
@@ -49,6 +54,7 @@ pub(super) async fn check(settings: &Settings, resolver: &Resolver, report: &mut
         name: settings.server.host_name.clone(),
         listeners: settings.listeners.iter().map(|listener| listener.address).collect(),
         mx_port: settings.delivery.mx_port,
+        split: split(settings, resolver, report),
     });
     let mut targets = targets(settings);
     let permits = Arc::new(Semaphore::new(QUESTIONS));
@@ -131,7 +137,10 @@ async fn look(target: &Target, resolver: &Resolver, own: &Own) -> Vec<Finding> {
         Target::Address(address, port) if own.is_at(*address, *port) => vec![circle(&address.to_string())],
         Target::Address(..) => Vec::new(),
         Target::Host(name, port) => host(name, *port, resolver, own).await,
-        Target::Exchanges(domain) => exchanges(domain, resolver, own).await,
+        Target::Exchanges(domain) => match &own.split {
+            Some((delivery, internal)) if internal.contains(domain) => both(domain, delivery).await,
+            _ => exchanges(domain, resolver, own).await,
+        },
         Target::Maildir(path) => maildir(path),
     }
 }
@@ -170,6 +179,32 @@ async fn exchanges(domain: &Domain, resolver: &Resolver, own: &Own) -> Vec<Findi
         findings.iter_mut().for_each(|finding| finding.0 = Severity::Warning);
     }
     findings
+}
+
+fn split(settings: &Settings, resolver: &Resolver, report: &mut Report<'_>) -> Option<(Delivery, HashSet<Domain>)> {
+    if settings.dns.internal_servers.is_empty() {
+        return None;
+    }
+    let delivery = Metrics::new().map_err(|error| error.to_string()).and_then(|metrics| {
+        crate::server::delivery(settings, resolver.clone(), &Arc::new(metrics)).map_err(|error| error.to_string())
+    });
+    match delivery {
+        Ok(delivery) => Some((delivery, setup::delivery(settings).internal_domains)),
+        Err(error) => {
+            report.error(("dns", "", "internal_servers"), error, "");
+            None
+        }
+    }
+}
+
+/// As delivery would find them in both DNS.
+async fn both(domain: &Domain, delivery: &Delivery) -> Vec<Finding> {
+    let prospect = delivery.prospect(&Route::Mx(Some(domain.clone())), None).await;
+    let severity = |reply: &Reply| match reply.is_permanent() {
+        true => Severity::Error,
+        false => Severity::Warning,
+    };
+    prospect.problem.map(|reply| (severity(&reply), format!("MX of {domain}: {reply}"), "")).into_iter().collect()
 }
 
 fn maildir(path: &Path) -> Vec<Finding> {
@@ -230,6 +265,7 @@ mod tests {
             name: Domain::parse("mx.example.net").unwrap(),
             listeners: listeners.iter().map(|address| address.parse().unwrap()).collect(),
             mx_port: 25,
+            split: None,
         }
     }
 
@@ -287,6 +323,37 @@ mod tests {
         ] {
             let found = findings(&dns, destination).await;
             assert!(found.len() == 1 && found[0].0 == severity && found[0].1.starts_with(says), "{says}: {found:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn r57_what_the_internal_dns_says_counts_too() {
+        let (public, internal) = (Responder::start().await, Responder::start().await);
+        public.mx("t.example", &[(10, "mx.example.net")]).mx("loop.example", &[(10, "mx.example.net")]);
+        internal.mx("t.example", &[(10, "inside.example")]).a("inside.example", &["192.0.2.1"]);
+        internal.set("down.example", RecordType::MX, Answer::Code(ResponseCode::ServFail));
+        public.mx("down.example", &[(10, "mx.example.net")]);
+        for (domain, expected) in [
+            ("t.example", None),
+            ("loop.example", Some((Severity::Error, "MX of loop.example: 554 5.4.6 "))),
+            ("down.example", Some((Severity::Warning, "MX of down.example: 451 4.4.3 "))),
+        ] {
+            let domain = Domain::parse(domain).unwrap();
+            let settings = crate::delivery::Settings {
+                own_hosts: vec![Host::parse("mx.example.net").unwrap()],
+                internal_domains: [domain.clone()].into(),
+                ..crate::delivery::Settings::default()
+            };
+            let metrics = Arc::new(Metrics::new().unwrap());
+            let delivery = Delivery::new(settings, public.resolver(), metrics).unwrap();
+            let own = Own {
+                split: Some((delivery.with_internal(Some(internal.resolver())), [domain.clone()].into())),
+                ..own(&["192.0.2.25:25"])
+            };
+            let findings = look(&Target::Exchanges(domain.clone()), &public.resolver(), &own).await;
+            let said = findings.first().map(|(severity, text, _)| (*severity, text.as_str()));
+            assert_eq!(said.map(|(severity, _)| severity), expected.map(|(severity, _)| severity), "{domain}");
+            assert!(said.zip(expected).is_none_or(|((_, text), (_, start))| text.starts_with(start)), "{said:?}");
         }
     }
 

@@ -15,6 +15,7 @@ use crate::config::value::FromText;
 use crate::config::{self, Identity, Installed, Known};
 use crate::host::{Compiler, PluginSettings};
 use crate::pipeline::Scope;
+use crate::rehearsal::scanners::Scanners;
 use crate::rehearsal::script::{Script, Step};
 use crate::rehearsal::zone::Zone;
 use crate::rehearsal::{self, Rehearsal, RehearsalError};
@@ -44,6 +45,9 @@ pub struct Arguments {
     /// What is in DNS: names with their records, TOML. What is not in it is not found; nobody is asked.
     #[arg(long, value_name = "FILE")]
     pub dns: Option<PathBuf>,
+    /// What scanners say, by their names, TOML. One that is not in it is unavailable.
+    #[arg(long, value_name = "FILE")]
+    pub scanners: Option<PathBuf>,
     /// A domain of the tenant; without any, those of all recipients of the session.
     #[arg(long = "domain", value_name = "DOMAIN", value_parser = from_text::<Domain>)]
     pub domains: Vec<Domain>,
@@ -109,6 +113,10 @@ fn prepare(arguments: &Arguments, compiler: Compiler) -> Result<Rehearsal, CliEr
         None => Zone::default(),
         Some(path) => Zone::parse(&text(path)?).map_err(|error| in_file(Some(path), error))?,
     };
+    let scanners = match &arguments.scanners {
+        None => Scanners::default(),
+        Some(path) => Scanners::parse(&text(path)?).map_err(|error| in_file(Some(path), error))?,
+    };
     let domains = if arguments.domains.is_empty() { domains_of(&script) } else { arguments.domains.clone() };
     let declared = declared(arguments)?;
     Ok(Rehearsal {
@@ -119,6 +127,7 @@ fn prepare(arguments: &Arguments, compiler: Compiler) -> Result<Rehearsal, CliEr
         script,
         message: message.unwrap_or_default(),
         zone,
+        scanners,
         now: u64::try_from(arguments.now.as_millisecond()).unwrap_or(0),
         compiler,
         cache: cache(arguments)?,
@@ -135,7 +144,8 @@ fn declared(arguments: &Arguments) -> Result<Installed, CliError> {
 
 fn plugin(declared: &Installed, source: Arc<[u8]>) -> Result<PluginSettings, CliError> {
     let plugin = &declared.plugin;
-    let tables = plugins::tables(plugin).map_err(|error| CliError::Usage(error.to_string()))?;
+    let tables =
+        plugins::tables(plugin, crate::host::table::Kept::once).map_err(|error| CliError::Usage(error.to_string()))?;
     Ok(plugins::to_load(plugin, source, tables))
 }
 
@@ -289,6 +299,23 @@ mod tests {
     const MAIL: &str = "From: Ann <ann@example.org>\nTo: bob@example.com, Eve <eve@example.com>\nSubject: x\n\n.dot\n";
 
     #[test]
+    fn scanners_say_what_a_file_says() {
+        let desk = Desk::new();
+        let mail = desk.file("a.eml", MAIL);
+        let settings = desk.file("s.toml", "grants = [\"metrics\", \"scan\"]\nscanners = [\"clamav\"]\n");
+        let infected = desk.file("infected.toml", "[clamav]\nvirus = \"Some.Virus\"\n");
+        let given = ["--eml", &mail, "--settings", &settings];
+        let (code, said) = desk.test(&builtin("antivirus"), &[&given[..], &["--scanners", &infected]].concat());
+        assert_eq!(code, OK, "{said}");
+        assert!(said.contains("data: reject 550 5.7.1 This mail carries a virus: Some.Virus"), "{said}");
+        let (_, said) = desk.test(&builtin("antivirus"), &given);
+        assert!(said.contains("data: defer 451 4.7.1") && said.contains("not in the file of --scanners"), "{said}");
+        let wrong = desk.file("wrong.toml", "[clamav]\n");
+        let (code, said) = desk.test(&builtin("antivirus"), &[&given[..], &["--scanners", &wrong]].concat());
+        assert!(code != OK && said.contains("wrong.toml: clamav: one of"), "{said}");
+    }
+
+    #[test]
     fn a_session_is_played_and_its_expectations_are_checked() {
         let desk = Desk::new();
         let session = "@ client 192.0.2.7\nC: EHLO mail.example.org\nS...: 250\nC: MAIL FROM:<ann@example.org>\n\
@@ -327,7 +354,7 @@ mod tests {
             "   goes to the tenant's destination: bob@example.com\n",
             "S: 221 ",
             "   (the gateway closes)\n",
-            "\n5 calls, 0 failed; ",
+            "\n6 calls, 0 failed; ",
         ] {
             assert!(said.contains(part), "{part:?} is not in\n{said}");
         }

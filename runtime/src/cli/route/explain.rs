@@ -107,7 +107,7 @@ pub(super) async fn explain(settings: &Settings, compiler: Compiler, asked: &Ask
         let prospect = match route {
             Route::Maildir(_) => None,
             _ => {
-                let looked = timeout(PATIENCE, delivery.prospect(&route, &recipient.mailbox)).await;
+                let looked = timeout(PATIENCE, delivery.prospect(&route, Some(&recipient.mailbox.host))).await;
                 Some(looked.map_err(|_| CliError::Failed(format!("{route}: DNS did not answer in time")))?)
             }
         };

@@ -1,3 +1,5 @@
+//! Rules of two scopes, smart hosts, split DNS; and what leads nowhere.
+
 use std::fmt::Write as _;
 use std::io;
 

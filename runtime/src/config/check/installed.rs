@@ -37,7 +37,7 @@ pub struct Installed {
 /// What settings may name.
 #[derive(Clone, Copy)]
 pub enum Known<'a> {
-    /// The resellers, tenants, smart hosts and scanners of a config.
+    /// The resellers, tenants, smart hosts, scanners and tables of a config.
     Config(&'a Settings),
     /// There is no config: whatever it names may be.
     Anything,
@@ -112,6 +112,7 @@ fn names(known: Known<'_>) -> Names {
         smart_hosts: declared(&mut settings.smart_hosts.iter().map(|host| host.name.clone())),
         scanners: declared(&mut settings.scanners.iter().map(|scanner| scanner.name.clone())),
         scan_times: settings.scanners.iter().map(|scanner| (scanner.name.clone(), scanner.timeout)).collect(),
+        tables: settings.tables.clone(),
         open: false,
     }
 }

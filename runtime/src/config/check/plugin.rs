@@ -1,7 +1,6 @@
 //! Plugins and the chains they stand in.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +13,10 @@ use crate::config::builtin::{self, DEFAULT_CHAIN, Place};
 use crate::config::settings::{ChainEntry, Chains, Limits, Plugin, PluginSource};
 use crate::config::source::Span;
 use crate::config::suggest::did_you_mean;
+use crate::config::value::At;
 use crate::config::value::name::Name;
 use crate::config::value::quantity::Count;
-use crate::config::value::word::{Grant, WrittenSource};
-use crate::config::value::{At, FromText as _};
+use crate::config::value::word::{Grant, WrittenSource, WrittenTable};
 use crate::config::written;
 use crate::host::Limits as HostLimits;
 use crate::pipeline::{Directions, OnFailure, Scope};
@@ -138,7 +137,7 @@ impl Checker<'_> {
         let source = self.source(written.source, &written.name);
         let grants = written.grants.unwrap_or_else(|| default_grants(source.as_ref(), written.name.span));
         self.grants(&grants, &written.tables, names);
-        let tables = self.tables(written.tables);
+        let tables = self.tables(written.tables, names);
         let scanners = self.scanners(&written.scanners, &grants, names);
         let limits = self.limits(written.limits);
         let config = match written.config {
@@ -211,7 +210,7 @@ impl Checker<'_> {
         }
     }
 
-    fn grants(&mut self, grants: &[At<Grant>], tables: &BTreeMap<String, At<PathBuf>>, names: &Names) {
+    fn grants(&mut self, grants: &[At<Grant>], tables: &BTreeMap<String, At<WrittenTable>>, names: &Names) {
         for grant in grants {
             if let Some(name) = grant.value.smart_host().filter(|_| !names.open) {
                 let name = At { value: Name(name.into()), span: grant.span };
@@ -223,17 +222,6 @@ impl Checker<'_> {
                 .push_error(Some(table.span), "this plugin has tables, but may not use them".to_owned())
                 .help("add \"tables\" to its `grants`");
         }
-    }
-
-    fn tables(&mut self, written: BTreeMap<String, At<PathBuf>>) -> BTreeMap<String, PathBuf> {
-        let mut tables = BTreeMap::new();
-        for (name, at) in written {
-            if let Err(problem) = Name::from_text(&name) {
-                self.findings.error(Some(at.span), problem.lines().next().unwrap_or_default().to_owned());
-            }
-            tables.extend(self.file(&at).map(|path| (name, path)));
-        }
-        tables
     }
 
     fn scanners(&mut self, written: &[At<Name>], grants: &[At<Grant>], names: &Names) -> BTreeSet<Arc<str>> {

@@ -1,6 +1,6 @@
 //! The keys are read with the config, so that a broken one is found by `postern check` and refused by a reload.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ impl Checker<'_> {
         })
     }
 
-    fn keys(&mut self, directory: &PathBuf, written: Option<&At<PathBuf>>) -> Keyring {
+    fn keys(&mut self, directory: &Path, written: Option<&At<PathBuf>>) -> Keyring {
         let span = written.map(|at| at.span);
         if written.is_some() && !directory.exists() {
             self.findings

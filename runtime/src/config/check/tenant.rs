@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
+use super::table::Tables;
 use super::{Checker, Declared};
 use crate::config::source::Span;
 use crate::config::value::At;
@@ -21,6 +22,7 @@ pub(super) struct Names {
     pub resellers: Declared,
     pub tenants: Declared,
     pub smart_hosts: Declared,
+    pub tables: Tables,
     pub scanners: Declared,
     /// How long each of them may take.
     pub scan_times: HashMap<Arc<str>, Duration>,

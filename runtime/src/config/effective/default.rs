@@ -8,10 +8,13 @@ use toml::{Table, Value};
 
 use super::Filled;
 use crate::config::settings::{
-    ChainEntry, LineEnds, Listener, ListenerTls, Plugin, PluginSource, Scanner, Settings, SmartHost,
+    self, Certificate, ChainEntry, LineEnds, Listener, ListenerTls, MailExchange, Plugin, PluginSource, Scanner,
+    Settings, SmartHost,
 };
 use crate::config::value::quantity::ByteSize;
+use crate::dns::blocklist::{BlockList, Subjects};
 use crate::host::Limits as HostLimits;
+use crate::host::table::{Column, Format};
 use crate::mail::Route;
 use crate::pipeline::{Directions, OnFailure};
 use crate::smtp::Host;
@@ -57,6 +60,8 @@ pub(super) fn server(settings: &Settings) -> Vec<Filled> {
         duration("data_timeout", server.data_timeout),
         duration("handshake_timeout", server.handshake_timeout),
         duration("drain_timeout", server.drain_timeout),
+        // The system's may have no name.
+        Filled::Default("time_zone", server.time_zone.iana_name().map(Value::from)),
     ]
 }
 
@@ -132,6 +137,32 @@ pub(super) fn call_ahead(settings: &Settings) -> Vec<Filled> {
     ]
 }
 
+pub(super) fn identity(settings: &Settings) -> Vec<Filled> {
+    let identity = &settings.identity;
+    let exchange = |exchange: &MailExchange| {
+        let mut table = Table::new();
+        table.insert("host".to_owned(), exchange.host.to_string().into());
+        table.insert("preference".to_owned(), i64::from(exchange.preference).into());
+        Value::Table(table)
+    };
+    let texts = |list: Vec<String>| list.into_iter().map(Value::from).collect::<Vec<_>>();
+    vec![
+        Filled::Resolved("mx", Some(Value::Array(identity.mx.iter().map(exchange).collect()))),
+        value("egress_addresses", texts(identity.egress.iter().map(ToString::to_string).collect())),
+        value("spf", texts(identity.spf.clone())),
+        none("dmarc_reports"),
+        duration("blocklist_interval", identity.blocklist_interval.unwrap_or_default()),
+    ]
+}
+
+pub(super) fn blocklist(list: Option<&BlockList>) -> Vec<Filled> {
+    let lists = match list.map(|list| list.subjects) {
+        Some(Subjects::Domains) => "domains",
+        Some(Subjects::Addresses) | None => "addresses",
+    };
+    vec![none("name"), none("zone"), value("lists", lists), self::list("codes")]
+}
+
 pub(super) fn signing(settings: &Settings) -> Vec<Filled> {
     let signing = &settings.signing;
     vec![
@@ -161,6 +192,9 @@ pub(super) fn plugins(settings: &Settings) -> Vec<Filled> {
         value("keep_versions", installation.keep_versions),
         value("rollback_failures", installation.rollback_failures),
         duration("rollback_window", installation.rollback_window),
+        value("store_entries", settings.store.entries),
+        size("store_octets", settings.store.octets),
+        size("store_total", settings.store.total),
     ]
 }
 
@@ -170,7 +204,7 @@ pub(super) fn chain(settings: &Settings) -> Vec<Filled> {
 
 pub(super) fn listener(listener: Option<&Listener>) -> Vec<Filled> {
     let tls = listener.map_or(ListenerTls::None, |listener| listener.tls);
-    let file = |of: fn(&crate::config::settings::Certificate) -> &Path| {
+    let file = |of: fn(&Certificate) -> &Path| {
         let certificate = listener.and_then(|listener| listener.certificate.as_ref());
         certificate.map(|certificate| Value::from(absolute(of(certificate))))
     };
@@ -260,6 +294,32 @@ pub(super) fn user(settings: &Settings, login: &str) -> Vec<Filled> {
 
 pub(super) fn trusted_network() -> Vec<Filled> {
     vec![none("name"), none("network"), none("tenant")]
+}
+
+pub(super) fn table(table: Option<&settings::Table>) -> Vec<Filled> {
+    let (format, columns) = match table.map(|table| &table.format) {
+        Some(Format::Csv { key, value }) => ("csv", [Some(column(key)), Some(column(value))]),
+        Some(Format::Toml) => ("toml", [None, None]),
+        Some(Format::Lines) | None => ("lines", [None, None]),
+    };
+    let [key, second] = columns;
+    let bounds = table.map(|table| table.bounds.clone()).unwrap_or_default();
+    vec![
+        none("name"),
+        none("file"),
+        value("format", format),
+        Filled::Default("key_column", key),
+        Filled::Default("value_column", second),
+        size("max_size", ByteSize(bounds.octets)),
+        value("max_entries", i64::try_from(bounds.entries).unwrap_or(i64::MAX)),
+    ]
+}
+
+fn column(column: &Column) -> Value {
+    match column {
+        Column::Number(number) => i64::try_from(*number).unwrap_or(i64::MAX).into(),
+        Column::Name(name) => name.as_ref().into(),
+    }
 }
 
 pub(super) fn plugin(plugin: Option<&Plugin>) -> Vec<Filled> {

@@ -200,6 +200,34 @@ impl FromText for SenderPattern {
     }
 }
 
+/// One that lets mail pass, without qualifier and macros (RFC 7208 §5): what customers put into their records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpfMechanism(pub String);
+
+impl FromText for SpfMechanism {
+    const WHAT: &'static str = "an SPF mechanism like \"include:spf.example.net\"";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let help = "write \"include:NAME\", \"a:NAME\", \"mx:NAME\", \"ip4:NETWORK\" or \"ip6:NETWORK\"";
+        let bad = || format!("`{}` is not an SPF mechanism\n{help}", text.escape_debug());
+        let (kind, value) = text.split_once(':').ok_or_else(bad)?;
+        let kind = kind.to_ascii_lowercase();
+        let value = match kind.as_str() {
+            "include" | "a" | "mx" => Domain::from_text(value)?.to_string(),
+            "ip4" | "ip6" => {
+                let network = IpNet::from_text(value)?;
+                if network.addr().is_ipv4() != (kind == "ip4") {
+                    return Err(bad());
+                }
+                let alone = network.prefix_len() == network.max_prefix_len();
+                if alone { network.addr().to_string() } else { network.to_string() }
+            }
+            _ => return Err(bad()),
+        };
+        Ok(Self(format!("{kind}:{value}")))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,6 +268,24 @@ mod tests {
             ["", ":25", "mail.company.com:0", "mail.company.com:65536", "mail company.com", "192.0.2.300", "a@b.com"]
         {
             assert!(HostPort::from_text(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn spf_mechanisms() {
+        for (text, expected) in [
+            ("Include:SPF.example.net.", "include:spf.example.net"),
+            ("a:mx.example.net", "a:mx.example.net"),
+            ("ip4:192.0.2.7/32", "ip4:192.0.2.7"),
+            ("ip4:192.0.2.0/24", "ip4:192.0.2.0/24"),
+            ("ip6:2001:db8::/32", "ip6:2001:db8::/32"),
+        ] {
+            assert_eq!(SpfMechanism::from_text(text).map(|m| m.0).as_deref(), Ok(expected));
+        }
+        for bad in
+            ["", "include:", "a", "+a:x.example", "-all", "all", "ip4:::1", "ip6:192.0.2.1", "include:%{d}", "x:y"]
+        {
+            assert!(SpfMechanism::from_text(bad).is_err(), "{bad}");
         }
     }
 

@@ -163,6 +163,29 @@ impl<'de> Deserialize<'de> for Port {
     }
 }
 
+/// Of an MX record; the lowest is the best (RFC 5321 §5.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Preference(pub u16);
+
+impl<'de> Deserialize<'de> for Preference {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+        impl Visitor<'_> for Number {
+            type Value = Preference;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a preference")
+            }
+
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Preference, E> {
+                let legal = u16::try_from(number).map(Preference);
+                legal.map_err(|_| E::custom(format!("{number} is not a preference: those are 0 to 65535")))
+            }
+        }
+        deserializer.deserialize_i64(Number)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
+
 use super::FromText;
 use super::name::Name;
 use crate::config::suggest::did_you_mean;
+use crate::dns::blocklist::Subjects;
 use crate::mail::TlsPolicy;
 use crate::pipeline::{Directions, OnFailure, Role, Scope};
 use crate::scan::Kind;
@@ -20,6 +23,14 @@ pub enum ListenerTls {
     Required,
     /// TLS from the first octet (RFC 8314 §3.3).
     Implicit,
+}
+
+/// How a table is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableFormat {
+    Lines,
+    Csv,
+    Toml,
 }
 
 /// What happens to a bare CR or LF in data.
@@ -48,9 +59,11 @@ words! {
     Role, "role": "inbound" => Self::Inbound, "submission" => Self::Submission, "relay" => Self::Relay;
     ListenerTls, "TLS setting of a listener": "none" => Self::None, "starttls" => Self::StartTls, "required" => Self::Required,
         "implicit" => Self::Implicit;
+    TableFormat, "format of a table": "lines" => Self::Lines, "csv" => Self::Csv, "toml" => Self::Toml;
     LineEndsWord, "treatment of line ends": "strict" => Self::Strict, "normalize" => Self::Normalize;
     TlsPolicy, "TLS policy": "never" => Self::Never, "opportunistic" => Self::Opportunistic, "required" => Self::Required,
         "verified" => Self::Verified, "implicit" => Self::Implicit;
+    Subjects, "kind of block list": "addresses" => Self::Addresses, "domains" => Self::Domains;
     OnFailure, "failure policy": "defer" => Self::Defer, "continue" => Self::Continue, "reject" => Self::Reject,
         "quarantine" => Self::Quarantine, "disconnect" => Self::Disconnect;
     Directions, "direction": "inbound" => Self::Inbound, "outbound" => Self::Outbound, "both" => Self::Both;
@@ -63,6 +76,19 @@ fn not_a_word(text: &str, what: &str, words: &[&str]) -> String {
     let all = words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
     let help = did_you_mean(text, words.iter().copied()).unwrap_or_else(|| format!("write one of {all}"));
     format!("`{}` is not a {what}\n{help}", text.escape_debug())
+}
+
+impl FromText for TimeZone {
+    const WHAT: &'static str = "a time zone like \"Europe/Paris\"";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        Self::get(text).map_err(|_| {
+            let known: Vec<String> = jiff::tz::db().available().map(|name| name.to_string()).collect();
+            let help = did_you_mean(text, known.iter().map(String::as_str));
+            let help = help.unwrap_or_else(|| "write a name as \"Europe/Paris\" or \"UTC\"".to_owned());
+            format!("there is no time zone `{}`\n{help}", text.escape_debug())
+        })
+    }
 }
 
 impl FromText for Scope {
@@ -94,6 +120,25 @@ impl FromText for WrittenSource {
     fn from_text(text: &str) -> Result<Self, String> {
         match text.strip_prefix("builtin:") {
             Some(name) => Name::from_text(name).map(|name| Self::Builtin(name.0)),
+            None => PathBuf::from_text(text).map(Self::File),
+        }
+    }
+}
+
+/// A table of a plugin, as written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WrittenTable {
+    /// One that has a section of its own.
+    Named(Name),
+    File(PathBuf),
+}
+
+impl FromText for WrittenTable {
+    const WHAT: &'static str = "the path of a table, or \"table:NAME\"";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("table:") {
+            Some(name) => Name::from_text(name).map(Self::Named),
             None => PathBuf::from_text(text).map(Self::File),
         }
     }

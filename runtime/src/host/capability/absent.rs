@@ -72,8 +72,8 @@ impl Keys for Absent {
 }
 
 impl Scanners for Absent {
-    fn kind(&self, _: &str) -> Option<ScannerKind> {
-        None
+    fn has(&self, _: &str, _: ScannerKind) -> bool {
+        false
     }
 
     fn scan(&self, _: Arc<str>, _: Subject) -> Lookup<'_, Scanned> {

@@ -19,6 +19,9 @@ impl Host for CallState {
         let environment = &self.environment;
         let counters = &environment.services.counters;
         let count = counters.add(&environment.scope, &environment.name, &key, by, seconds);
+        if count.is_err() {
+            environment.count_full("counters");
+        }
         Ok(count.map_err(CounterError::from))
     }
 
@@ -32,6 +35,10 @@ impl Host for CallState {
         self.enter(Capability::Counters, key.len())?;
         let environment = &self.environment;
         let counters = &environment.services.counters;
-        Ok(counters.block(&environment.scope, &environment.name, &key, until).map_err(CounterError::from))
+        let blocked = counters.block(&environment.scope, &environment.name, &key, until);
+        if blocked.is_err() {
+            environment.count_full("counters");
+        }
+        Ok(blocked.map_err(CounterError::from))
     }
 }

@@ -25,8 +25,8 @@ pub enum ScannerKind {
 /// The seam between the host and the scanners. What one said is kept with the mail, so that it is asked once, also where
 /// who asked first has stopped waiting.
 pub trait Scanners: Send + Sync {
-    /// `None`: there is none of that name.
-    fn kind(&self, scanner: &str) -> Option<ScannerKind>;
+    /// There is one of that name and kind.
+    fn has(&self, scanner: &str, kind: ScannerKind) -> bool;
     fn scan(&self, scanner: Arc<str>, subject: Subject) -> Lookup<'_, Scanned>;
 }
 
@@ -40,7 +40,7 @@ impl CallState {
             return Ok(Err(ScanError::Stage));
         }
         let scanners = &environment.services.scanners;
-        let granted = environment.scanners.get(scanner).filter(|name| scanners.kind(name) == Some(kind));
+        let granted = environment.scanners.get(scanner).filter(|name| scanners.has(name, kind));
         let Some(scanner) = granted.cloned() else { return Ok(Err(ScanError::NoScanner)) };
         let subject = self.subject()?;
         let start = Instant::now();

@@ -29,6 +29,9 @@ impl Host for CallState {
         self.enter(Capability::Store, key.len() + value.len())?;
         let environment = &self.environment;
         let written = environment.services.store.write(&environment.scope, &environment.name, &key, &value, seconds);
+        if written == Err(store::StoreError::Full) {
+            environment.count_full("store");
+        }
         Ok(written.map_err(StoreError::from))
     }
 

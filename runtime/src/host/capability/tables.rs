@@ -1,7 +1,5 @@
 //! `tables`: look-ups in the lists that the plugin's entry names.
 
-use std::sync::Arc;
-
 use wasmtime::Result;
 
 use super::super::abi::interface::tables::{Host, TableError};
@@ -14,12 +12,12 @@ use crate::pipeline::Capability;
 type Found = Result<std::result::Result<Option<String>, TableError>>;
 
 impl CallState {
-    fn look(&mut self, octets: usize, name: &str, find: impl Fn(&Table) -> Option<&Arc<str>>) -> Found {
+    fn look(&mut self, octets: usize, name: &str, find: impl Fn(&Table) -> Option<&str>) -> Found {
         self.enter(Capability::Tables, octets + name.len())?;
         let found = match self.environment.tables.table(name) {
             None => return Ok(Err(TableError::NoTable)),
-            Some(Err(_)) => return Ok(Err(TableError::Unavailable)),
-            Some(Ok(table)) => find(table).map(ToString::to_string),
+            Some(None) => return Ok(Err(TableError::Unavailable)),
+            Some(Some(table)) => find(&table).map(str::to_owned),
         };
         self.meter.pass(found.as_ref().map_or(0, String::len))?;
         Ok(Ok(found))

@@ -1,19 +1,18 @@
 //! The plugins that are loaded. What has not changed is not loaded anew: its warm instances, its breaker and what is
 //! known of it stay. What was replaced last is kept, so that a roll-back takes no compiler.
 
-use std::collections::{BTreeSet, HashMap, hash_map};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use jiff::Timestamp;
 
 use super::effective::{Effective, Key};
 use super::record::Version;
-use super::{PluginError, builtin_source, tables};
+use super::{PluginError, builtin_source};
 use crate::config::settings::{self, ChainEntry, PluginSource};
-use crate::host::{ContentDigest, Host, Plugin, Tables, read_source};
+use crate::host::table::{Definition, Kept, TableError};
+use crate::host::{ContentDigest, Host, Library, Plugin, Tables, read_source};
 use crate::pipeline::{Call, Cause, Chain, Chains, Entry, Event, Failure, Filter, Judged, StageSet, Usage};
 
 /// Everything by which two loaded plugins differ.
@@ -24,12 +23,9 @@ struct Specification {
     grants: BTreeSet<settings::Grant>,
     limits: settings::Limits,
     reuse: bool,
-    tables: Vec<(String, PathBuf, Option<Stamp>)>,
+    tables: BTreeMap<String, Arc<Definition>>,
     scanners: BTreeSet<Arc<str>>,
 }
-
-/// A file that has the same ones has not changed.
-type Stamp = (u64, u64, SystemTime);
 
 /// A plugin that is loaded, or stands where one should be.
 pub struct Mounted {
@@ -142,6 +138,8 @@ impl Rack {
                 (digest, Some(source))
             }
         };
+        // Also where the plugin is loaded already: whoever reloads wants to know of a table that can't be read.
+        let tables = load_tables(host, plugin, effective.tolerated.has(key)).await?;
         let specification = Specification::new(plugin, digest);
         if let Some(same) = self.same(key, &specification) {
             return Ok((same, source));
@@ -150,7 +148,7 @@ impl Rack {
             Some(source) => source,
             None => read(plugin).await?,
         };
-        let loaded = load_one(host, plugin, source.clone()).await?;
+        let loaded = load_one(host, plugin, source.clone(), tables).await?;
         Ok((Arc::new(Mounted::new(loaded, specification)), Some(source)))
     }
 
@@ -221,7 +219,7 @@ impl Mounted {
             grants: BTreeSet::new(),
             limits: settings::Limits::default(),
             reuse: false,
-            tables: Vec::new(),
+            tables: BTreeMap::new(),
             scanners: BTreeSet::new(),
         };
         Self {
@@ -237,23 +235,16 @@ impl Mounted {
 
 impl Specification {
     fn new(plugin: &settings::Plugin, digest: Arc<str>) -> Self {
-        let stamped = |(name, path): (&String, &PathBuf)| (name.clone(), path.clone(), stamp(path));
         Self {
             digest,
             config: plugin.config.clone(),
             grants: plugin.grants.clone(),
             limits: plugin.limits.clone(),
             reuse: plugin.reuse,
-            tables: plugin.tables.iter().map(stamped).collect(),
+            tables: plugin.tables.clone(),
             scanners: plugin.scanners.clone(),
         }
     }
-}
-
-fn stamp(path: &Path) -> Option<Stamp> {
-    use std::os::unix::fs::MetadataExt as _;
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.len(), metadata.ino(), metadata.modified().ok()?))
 }
 
 /// Plugins that are loaded though they may stand in no chain.
@@ -297,16 +288,31 @@ async fn read(plugin: &settings::Plugin) -> Result<Arc<[u8]>, PluginError> {
     }
 }
 
-async fn load_one(host: &Host, plugin: &Arc<settings::Plugin>, source: Arc<[u8]>) -> Result<Arc<Plugin>, PluginError> {
+async fn load_one(
+    host: &Host,
+    plugin: &Arc<settings::Plugin>,
+    source: Arc<[u8]>,
+    tables: Arc<Tables>,
+) -> Result<Arc<Plugin>, PluginError> {
     let name = plugin.name.clone();
-    let settings = super::to_load(plugin, source, load_tables(plugin).await?);
+    let settings = super::to_load(plugin, source, tables);
     host.load(settings).await.map_err(|source| PluginError::Load { name, scope: plugin.scope.clone(), source })
 }
 
-async fn load_tables(plugin: &Arc<settings::Plugin>) -> Result<Arc<Tables>, PluginError> {
-    let (name, plugin) = (plugin.name.clone(), plugin.clone());
-    let read = tokio::task::spawn_blocking(move || tables(&plugin)).await;
+/// `tolerant`: a table that can't be read is there and unavailable, so that its plugin can say what that means. At a start
+/// it may be one that was broken while the gateway ran: then mail was judged by the old one, and has to wait now.
+async fn load_tables(host: &Host, plugin: &Arc<settings::Plugin>, tolerant: bool) -> Result<Arc<Tables>, PluginError> {
+    if plugin.tables.is_empty() {
+        return Ok(Arc::default());
+    }
+    let (name, plugin, library) = (plugin.name.clone(), plugin.clone(), host.library().clone());
+    let open = move |definition: &Definition| open(&library, definition, tolerant);
+    let read = tokio::task::spawn_blocking(move || super::tables(&plugin, open)).await;
     read.unwrap_or(Err(PluginError::Interrupted { name }))
+}
+
+fn open(library: &Library, definition: &Definition, tolerant: bool) -> Result<Arc<Kept>, TableError> {
+    if tolerant { Ok(library.open_anyhow(definition)) } else { library.open(definition) }
 }
 
 /// Stands where a plugin should: it never answers, so its place's failure policy speaks.
