@@ -97,15 +97,7 @@ impl Counters {
         self.count(scope, plugin, (checked(key)?, 0), by, self.now(), end)
     }
 
-    fn count(
-        &self,
-        scope: &str,
-        plugin: &str,
-        name: WindowName,
-        by: u64,
-        now: u64,
-        end: u64,
-    ) -> Result<u64, Full> {
+    fn count(&self, scope: &str, plugin: &str, name: WindowName, by: u64, now: u64, end: u64) -> Result<u64, Full> {
         let scope = self.scope(scope);
         let mut scope = scope.lock().unwrap_or_else(PoisonError::into_inner);
         let scope = &mut *scope;
