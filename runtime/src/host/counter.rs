@@ -48,7 +48,7 @@ struct Scope {
     /// Nothing ends before this time, so looking for room is in vain until then.
     next_end: u64,
     /// Windows that the archive does not know of as they are; those that do are marked.
-    changed: Vec<(Box<str>, (Box<str>, u32))>,
+    changed: Vec<(Box<str>, WindowName)>,
     /// Blocks, likewise.
     blocks_changed: HashSet<(Box<str>, Box<str>)>,
 }
@@ -58,6 +58,9 @@ struct Counts {
     windows: HashMap<(Box<str>, u32), Window>,
     blocks: HashMap<Box<str>, u64>,
 }
+
+/// The key, and the length in seconds.
+type WindowName = (Box<str>, u32);
 
 struct Window {
     end: u64,
