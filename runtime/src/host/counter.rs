@@ -39,6 +39,9 @@ pub struct Counters {
     scopes: Mutex<HashMap<Box<str>, Arc<Mutex<Scope>>>>,
 }
 
+/// Key and length in seconds; 0 for one that ends with the day.
+type WindowName = (Box<str>, u32);
+
 /// All counts of one scope, by plugin.
 #[derive(Default)]
 struct Scope {
@@ -55,7 +58,7 @@ struct Scope {
 
 #[derive(Default)]
 struct Counts {
-    windows: HashMap<(Box<str>, u32), Window>,
+    windows: HashMap<WindowName, Window>,
     blocks: HashMap<Box<str>, u64>,
 }
 
@@ -97,15 +100,7 @@ impl Counters {
         self.count(scope, plugin, (checked(key)?, 0), by, self.now(), end)
     }
 
-    fn count(
-        &self,
-        scope: &str,
-        plugin: &str,
-        name: (Box<str>, u32),
-        by: u64,
-        now: u64,
-        end: u64,
-    ) -> Result<u64, Full> {
+    fn count(&self, scope: &str, plugin: &str, name: WindowName, by: u64, now: u64, end: u64) -> Result<u64, Full> {
         let scope = self.scope(scope);
         let mut scope = scope.lock().unwrap_or_else(PoisonError::into_inner);
         let scope = &mut *scope;

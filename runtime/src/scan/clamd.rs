@@ -52,25 +52,33 @@ impl Connection for Session {
 
     async fn scan(&mut self, (): &(), content: Content) -> Result<Option<String>, Fault> {
         self.asked = self.asked.saturating_add(1);
+        let said = self.ask(content).await;
+        said.map_err(|fault| match fault {
+            // In a session that has waited idle it may be what clamd has said when it had enough of waiting (`COMMAND READ TIMED
+            // OUT`), which is no more than a closed connection.
+            Fault::Failed(why) if self.asked > 1 => Fault::Lost(why),
+            fault => fault,
+        })
+    }
+}
+
+impl Session {
+    async fn ask(&mut self, content: Content) -> Result<Option<String>, Fault> {
         let (mut input, output) = split(&mut self.wire);
         let mut answer = Box::pin(read_reply(&mut input));
-        let text = tokio::select! {
+        let (text, early) = tokio::select! {
             // Before all is sent, clamd has only errors to tell. It need not read on then, so we must not write on.
             biased;
-            early = &mut answer => match parse_reply(&early?, self.asked) {
-                Some(Reply::Clean | Reply::Found(_)) => return Err(Fault::of("it answers before it has the mail")),
-                Some(Reply::SizeLimit) => return Err(Fault::TooBig),
-                Some(Reply::Error(said)) => return Err(Fault::of(format!("it says: {said}"))),
-                None => return Err(Fault::of("its answer makes no sense")),
-            },
+            early = &mut answer => (early?, true),
             sent = send(output, content) => match sent {
                 // What it had to say before it closed may still be there.
-                Err(Unsent::Wire(error)) => answer.await.map_err(|_| Fault::Lost(error.to_string()))?,
+                Err(Unsent::Wire(error)) => (answer.await.map_err(|_| Fault::Lost(error.to_string()))?, true),
                 Err(Unsent::Mail(error)) => return Err(Fault::of(format!("the mail can't be read: {error}"))),
-                Ok(()) => answer.await?,
+                Ok(()) => (answer.await?, false),
             },
         };
         match parse_reply(&text, self.asked) {
+            Some(Reply::Clean | Reply::Found(_)) if early => Err(Fault::of("it answers before it has the mail")),
             Some(Reply::Clean) => Ok(None),
             Some(Reply::Found(name)) => Ok(Some(name)),
             Some(Reply::SizeLimit) => Err(Fault::TooBig),

@@ -131,7 +131,9 @@ impl Connection {
         *request.headers_mut() = head.clone();
         request.headers_mut().insert(HOST, self.authority.clone());
         let Self { sender, driver, .. } = self;
-        // A connection that its daemon has closed is told apart here, before anything is asked on it.
+        // A connection that its daemon has closed, or has said something on unasked, is told apart here, before anything is
+        // asked on it. The runtime learns of what has arrived only when it gets its turn.
+        drive(driver, tokio::task::yield_now()).await;
         drive(driver, sender.ready()).await.map_err(|error| Fault::Lost(plain(&error)))?;
         let asked = sender.send_request(request);
         let response = drive(driver, asked).await.map_err(fault)?;

@@ -245,6 +245,38 @@ async fn a_connection_that_was_closed_meanwhile_is_replaced_once() {
 }
 
 #[tokio::test]
+async fn what_is_said_on_an_idle_connection_is_no_answer() {
+    let daemon = Daemon::start(|mut stream: TcpStream, _, _| async move {
+        expect(&mut stream, b"zIDSESSION\0").await;
+        stream_of(&mut stream).await.unwrap();
+        stream.write_all(b"1: stream: OK\0").await.unwrap();
+        stream.write_all(b"COMMAND READ TIMED OUT\0").await.unwrap();
+    })
+    .await;
+    let scanner = daemon.scanner(Kind::Clamd, LONG);
+    let mut clean = 0;
+    for _ in 0..3 {
+        match virus(&scanner).await {
+            Ok(None) => clean += 1,
+            // Both came at once.
+            other => assert!(reason(other).contains("more than it was asked")),
+        }
+    }
+    assert_eq!((count(&scanner, "clean"), daemon.connections()), (clean, 3));
+    let daemon = Daemon::start(|mut stream: TcpStream, _, _| async move {
+        request(&mut stream).await.unwrap();
+        stream.write_all(ham().as_bytes()).await.unwrap();
+        stream.write_all(b"HTTP/1.1 408 Too slow\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    })
+    .await;
+    let scanner = daemon.scanner(Kind::Rspamd, LONG);
+    for expected in 1..=3 {
+        assert_eq!(assess(&scanner).await.unwrap().action, "no action");
+        assert_eq!(daemon.connections(), expected);
+    }
+}
+
+#[tokio::test]
 async fn a_clamd_that_lies_is_not_believed() {
     for (says, expected) in [
         ("2: stream: OK\0", "makes no sense"),
@@ -526,7 +558,7 @@ async fn a_scanner_that_has_not_changed_keeps_its_connections() {
     let daemon = Daemon::clamd("#: stream: OK\0").await;
     let settings = daemon.settings(Kind::Clamd, LONG);
     let scanners = Scanners::new(vec![settings.clone()], Arc::new(Metrics::new().unwrap()));
-    let scan = async || virus(&*scanners.named("clamd").unwrap()).await.unwrap();
+    let scan = async || virus(&scanners.named("clamd").unwrap()).await.unwrap();
     scan().await;
     scanners.replace(vec![settings.clone()]);
     scan().await;
