@@ -62,9 +62,6 @@ struct Counts {
     blocks: HashMap<Box<str>, u64>,
 }
 
-/// The key, and the length in seconds.
-type WindowName = (Box<str>, u32);
-
 struct Window {
     end: u64,
     count: u64,
