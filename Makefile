@@ -16,7 +16,7 @@ RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 BENCH = python3 -B benches/harness --postern $(RELEASE)/postern --load $(RELEASE)/load
 BENCH_OPTIONS = $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick) $(if $(SCRATCH),--scratch $(SCRATCH)) $(if $(SERVERS),--servers $(SERVERS)) $(BENCH_FLAGS)
 
-.PHONY: bench bench-build bench-chain bench-micro bench-swap run test build plugins install uninstall lint test-crash test-js test-monitoring test-peers clean need-rust
+.PHONY: bench bench-build bench-chain bench-micro bench-swap run test build plugins install uninstall lint test-crash test-js test-monitoring test-peers test-suites clean need-rust
 
 run: plugins
 	$(CARGO) run --quiet --package postern -- localserve $(RUN_FLAGS)
@@ -56,6 +56,7 @@ lint: plugins
 	sh -n runtime/packaging/install
 	sh -n tests/monitoring
 	sh -n tests/peers/install
+	sh -n tests/suites/install
 
 # 200 kills instead of the 20 of `make test`.
 test-crash: plugins
@@ -105,3 +106,9 @@ clean:
 need-rust:
 	@command -v $(CARGO) >/dev/null 2>&1 || { \
 	  echo 'Rust 1.95 or newer is needed. See https://www.rust-lang.org/tools/install, then run make again.' >&2; exit 1; }
+
+# SPF, DKIM and ARC against the suites that others wrote (tests/suites); fetches them from PyPI. POSTERN_ARC_SUITE: where the
+# ARC suite is, if not in ../shared/suites/arc.
+test-suites: plugins
+	@tests/suites/install
+	$(CARGO) test --package postern --lib -- --ignored _suite

@@ -57,7 +57,7 @@ impl Stage {
     async fn set(parts: &[String]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let scene = Scene::set(&[&[CONFIG.to_owned()], parts].concat().concat(), directory.path()).await.unwrap();
-        Self { directory: directory, scene }
+        Self { directory, scene }
     }
 
     /// The reply to the mail, which is dot-stuffed already.

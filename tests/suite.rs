@@ -1,5 +1,6 @@
 //! All tests in one binary: linking costs more than running.
 
+mod authentication;
 mod connections;
 mod crash;
 mod day;

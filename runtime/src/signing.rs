@@ -4,8 +4,7 @@
 //! and nothing decides which mail is signed: that is what plugins ask for.
 //!
 //! Signed is always `c=relaxed/relaxed`, the whole body (no `l=`), SHA-256. The canonical form is the one that verification
-//! has, not that of `mail-auth`, which is wrong for some bodies and would hash a body once for each signature; tests let it
-//! verify what comes out.
+//! has: `docs/decisions/0011-own-signer.md` says why not a library's.
 
 mod arc;
 mod authres;

@@ -97,7 +97,7 @@ impl Stage {
         let count = unknown.clone();
         let gateway = Gateway::new(snapshot, Clerk { log, metrics }, Box::new(move |_| has_room))
             .with_unknown_recipients(Box::new(move |_| {
-                let _ = count.fetch_add(1, Ordering::Relaxed);
+                count.fetch_add(1, Ordering::Relaxed);
             }));
         let mails = Arc::new(Captured::default());
         mails.fail(dialog.setup.commit);

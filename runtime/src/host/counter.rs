@@ -39,6 +39,9 @@ pub struct Counters {
     scopes: Mutex<HashMap<Box<str>, Arc<Mutex<Scope>>>>,
 }
 
+/// Key and length in seconds; 0 for one that ends with the day.
+type WindowName = (Box<str>, u32);
+
 /// All counts of one scope, by plugin.
 #[derive(Default)]
 struct Scope {
@@ -48,14 +51,14 @@ struct Scope {
     /// Nothing ends before this time, so looking for room is in vain until then.
     next_end: u64,
     /// Windows that the archive does not know of as they are; those that do are marked.
-    changed: Vec<(Box<str>, (Box<str>, u32))>,
+    changed: Vec<(Box<str>, WindowName)>,
     /// Blocks, likewise.
     blocks_changed: HashSet<(Box<str>, Box<str>)>,
 }
 
 #[derive(Default)]
 struct Counts {
-    windows: HashMap<(Box<str>, u32), Window>,
+    windows: HashMap<WindowName, Window>,
     blocks: HashMap<Box<str>, u64>,
 }
 
@@ -94,15 +97,7 @@ impl Counters {
         self.count(scope, plugin, (checked(key)?, 0), by, self.now(), end)
     }
 
-    fn count(
-        &self,
-        scope: &str,
-        plugin: &str,
-        name: (Box<str>, u32),
-        by: u64,
-        now: u64,
-        end: u64,
-    ) -> Result<u64, Full> {
+    fn count(&self, scope: &str, plugin: &str, name: WindowName, by: u64, now: u64, end: u64) -> Result<u64, Full> {
         let scope = self.scope(scope);
         let mut scope = scope.lock().unwrap_or_else(PoisonError::into_inner);
         let scope = &mut *scope;

@@ -121,7 +121,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let header = Header::parse(&Bytes::from_static(b"A: 1\r\n\tb\r\nno field\r\n"));
         for len in [0, 1, PIECE, PIECE + 1, 3 * PIECE + 7] {
-            let text: Vec<u8> = (0..len).map(|n| (n % 251) as u8).collect();
+            let text: Vec<u8> = (0..=250).cycle().take(len).collect();
             let mut writer = BodyWriter::new(directory.path().to_owned(), 0);
             writer.push(&text);
             writer.flush().unwrap();

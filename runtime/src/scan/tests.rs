@@ -558,7 +558,7 @@ async fn a_scanner_that_has_not_changed_keeps_its_connections() {
     let daemon = Daemon::clamd("#: stream: OK\0").await;
     let settings = daemon.settings(Kind::Clamd, LONG);
     let scanners = Scanners::new(vec![settings.clone()], Arc::new(Metrics::new().unwrap()));
-    let scan = async || virus(&*scanners.named("clamd").unwrap()).await.unwrap();
+    let scan = async || virus(&scanners.named("clamd").unwrap()).await.unwrap();
     scan().await;
     scanners.replace(vec![settings.clone()]);
     scan().await;

@@ -158,7 +158,8 @@ pub fn spf_mail_from(session: &Session, message: &Message) -> Result<Spf, ReadEr
     sys::spf(session.raw(), message.raw(), SpfIdentity::MailFrom)
 }
 
-/// The signatures, topmost first: the first ten are verified, the others are `policy`. Empty: there is none.
+/// The signatures, topmost first: the first ten are verified, the others are `policy`; those beyond the 32nd are left out.
+/// Empty: there is none.
 pub fn dkim(message: &Message) -> Result<Vec<Signature>, ReadError> {
     sys::dkim(message.raw())
 }

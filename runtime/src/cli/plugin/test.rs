@@ -354,7 +354,7 @@ mod tests {
             "   goes to the tenant's destination: bob@example.com\n",
             "S: 221 ",
             "   (the gateway closes)\n",
-            "\n5 calls, 0 failed; ",
+            "\n6 calls, 0 failed; ",
         ] {
             assert!(said.contains(part), "{part:?} is not in\n{said}");
         }

@@ -172,7 +172,7 @@ impl Definition {
         let file = BufReader::with_capacity(1 << 16, file.take(self.bounds.octets));
         match &self.format {
             Format::Lines => {
-                self.each_line(file, |number, line| builder.insert(number, list_key(number, line)?, ""))?
+                self.each_line(file, |number, line| builder.insert(number, list_key(number, line)?, ""))?;
             }
             Format::Csv { key, value } => {
                 let mut rows = Rows::new(key, value);

@@ -1,0 +1,170 @@
+//! Mail through the gateway, over TCP, from senders of whom DNS says this or that: SPF, DKIM, DMARC, trusted relays (R11),
+//! forged results (N8).
+
+use std::time::Duration;
+
+use postern_tests::client::Client;
+use postern_tests::dns::Dns;
+use postern_tests::scene::Scene;
+use tokio::net::TcpStream;
+
+/// It only keeps a broken gateway from hanging the test.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const CONFIG: &str = r#"
+[server]
+host_name = "mx.example.net"
+administrators = ["admin@example.com"]
+[[listener]]
+name = "mx"
+address = "127.0.0.1:0"
+role = "inbound"
+xclient_from = ["127.0.0.1"]
+[spool]
+directory = "{directory}/spool"
+[dns]
+servers = ["{dns}"]
+[authentication]
+relays = ["198.51.100.0/24"]
+[[tenant]]
+name = "example"
+domains = ["example.com"]
+destination = { host = "127.0.0.1", port = {sink}, tls = "never" }
+[[plugin]]
+name = "access"
+source = "builtin:access"
+grants = ["tables"]
+[plugin.config]
+rules = [{ name = "friend", action = "allow", sender = ["friend@a.example"] }]
+exempt = { sender = ["spf"] }
+[[plugin]]
+name = "spf"
+source = "builtin:spf"
+grants = ["authentication", "metrics"]
+[[plugin]]
+name = "dkim"
+source = "builtin:dkim"
+grants = ["authentication", "metrics"]
+[[plugin]]
+name = "dmarc"
+source = "builtin:dmarc"
+grants = ["authentication", "metrics"]
+[chain]
+platform = ["access", { plugin = "spf", exemptable = true }, "dkim", { plugin = "dmarc", exemptable = true }]
+"#;
+
+struct Stage {
+    /// Goes with the stage, and with it what is in it.
+    _directory: tempfile::TempDir,
+    scene: Scene,
+}
+
+/// Where a mail that is sent comes from.
+const GOOD: &str = "192.0.2.1";
+const BAD: &str = "192.0.2.66";
+const RELAY: &str = "198.51.100.9";
+
+impl Stage {
+    async fn set() -> Self {
+        let dns = Dns::start().await.unwrap();
+        dns.txt("a.example", "v=spf1 ip4:192.0.2.0/28 -all").txt("_dmarc.a.example", "v=DMARC1; p=none");
+        dns.txt("_dmarc.strict.example", "v=DMARC1; p=reject").fails("silent.example").fails("_dmarc.silent.example");
+        let directory = tempfile::tempdir().unwrap();
+        let config = CONFIG.replace("{dns}", &dns.address.to_string());
+        let scene = Scene::set(&config, directory.path()).await.unwrap();
+        Self { _directory: directory, scene }
+    }
+
+    /// The reply that ends it: the first that refuses, else the one to the mail.
+    async fn send(&self, client: &str, sender: &str, mail: &str) -> String {
+        let stream = TcpStream::connect(self.scene.address()).await.unwrap();
+        let mut connection = Client::new(Box::new(stream), false, PATIENCE);
+        connection.line().await.unwrap();
+        connection.send(format!("XCLIENT ADDR={client}\r\n").as_bytes()).await;
+        connection.line().await.unwrap();
+        connection.send(b"EHLO mx.a.example\r\n").await;
+        connection.reply().await.unwrap();
+        let mut last = String::new();
+        let mail = format!("{mail}.\r\n");
+        for step in [&format!("MAIL FROM:<{sender}>\r\n"), "RCPT TO:<b@example.com>\r\n", "DATA\r\n", &mail] {
+            connection.send(step.as_bytes()).await;
+            last = connection.line().await.unwrap();
+            if last.starts_with(['4', '5']) {
+                break;
+            }
+        }
+        connection.hang_up();
+        last
+    }
+
+    /// What the next hop has taken, the last of so many.
+    async fn delivered(&self, count: usize) -> String {
+        let taken = tokio::time::timeout(PATIENCE, self.scene.sink("sink").unwrap().wait_for(count)).await.unwrap();
+        let text = String::from_utf8(taken.into_iter().last().unwrap().octets).unwrap();
+        // Unfolded.
+        text.replace("\r\n ", " ").replace("\r\n\t", " ")
+    }
+}
+
+fn from(author: &str) -> String {
+    format!("From: {author}\r\nSubject: x\r\n\r\nhello\r\n")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn spf_and_dmarc_refuse_and_results_are_written_once() {
+    let stage = Stage::set().await;
+    let refused = stage.send(BAD, "joe@a.example", &from("joe@a.example")).await;
+    assert_eq!(refused, "550 5.7.23 SPF fail: 192.0.2.66 may not send for a.example (-all of a.example)");
+    // R61: a white-listed sender is spared the test, and DMARC is none of it.
+    assert!(stage.send(BAD, "friend@a.example", &from("friend@a.example")).await.starts_with("250"));
+    let mail = stage.delivered(1).await;
+    assert!(mail.contains("mx.example.net; dkim=none; dmarc=fail") && !mail.contains("spf="), "{mail}");
+    // N8: what claims to be ours goes, what others say stays.
+    let forged = "Authentication-Results: MX.example.NET\r\n\t(really); dmarc=pass\r\n\
+                  Authentication-Results: elsewhere.example; none\r\n";
+    assert!(stage.send(GOOD, "joe@a.example", &format!("{forged}{}", from("joe@a.example"))).await.starts_with("250"));
+    let mail = stage.delivered(2).await;
+    let results: Vec<_> = mail.lines().filter(|line| line.starts_with("Authentication-Results: ")).collect();
+    let [ours, "Authentication-Results: elsewhere.example; none"] = results[..] else { panic!("{mail}") };
+    let expected = "Authentication-Results: mx.example.net; \
+                    spf=pass reason=\"ip4:192.0.2.0/28 of a.example\" smtp.mailfrom=joe@a.example; \
+                    dkim=none; dmarc=pass header.from=a.example policy.published=none";
+    assert_eq!(ours, expected);
+    assert!(mail.contains("Received-SPF: pass (mx.example.net: ip4:192.0.2.0/28 of a.example) client-ip=192.0.2.1;"));
+    // The owner of the author's domain asks to reject it.
+    let refused = stage.send(GOOD, "joe@a.example", &from("boss@strict.example")).await;
+    let expected = "550 5.7.1 Refused as strict.example wants it (DMARC): not by strict.example: \
+                    SPF passed for a.example, it is not signed";
+    assert_eq!(refused, expected);
+    let two = format!("From: joe@a.example\r\n{}", from("boss@strict.example"));
+    let refused = stage.send(GOOD, "joe@a.example", &two).await;
+    assert_eq!(refused, "550 5.7.1 Nobody can say who wrote this mail: the mail has 2 From fields");
+    // N1: nobody can say, so nobody is refused.
+    assert!(stage.send(BAD, "joe@silent.example", &from("joe@silent.example")).await.starts_with("250"));
+    let mail = stage.delivered(3).await;
+    assert!(mail.contains("spf=temperror") && mail.contains("dmarc=temperror"), "{mail}");
+    stage.scene.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r11_mail_of_a_trusted_relay_is_judged_by_who_stood_before_it() {
+    let stage = Stage::set().await;
+    let by_relay = |client: &str| format!("Received: from far.example (far.example [{client}]) by relay.example\r\n");
+    let forged = by_relay(GOOD);
+    let mail = from("joe@a.example");
+    let refused = stage.send(RELAY, "joe@a.example", &format!("{}{forged}{mail}", by_relay(BAD))).await;
+    assert_eq!(refused, "550 5.7.23 SPF fail: 192.0.2.66 may not send for a.example (-all of a.example)");
+    // Through two of them.
+    let twice = format!("{}{}", by_relay("198.51.100.7"), by_relay(GOOD));
+    assert!(stage.send(RELAY, "joe@a.example", &format!("{twice}{mail}")).await.starts_with("250"));
+    assert!(stage.delivered(1).await.contains("client-ip=192.0.2.1;"));
+    // It does not say from whom: nobody is judged in its place.
+    let silent = "Received: by relay.example\r\n";
+    assert!(stage.send(RELAY, "joe@a.example", &format!("{silent}{forged}{mail}")).await.starts_with("250"));
+    let delivered = stage.delivered(2).await;
+    assert!(delivered.contains("spf=temperror") && !delivered.contains("Received-SPF"), "{delivered}");
+    // Somebody else's `Received` is not believed.
+    let refused = stage.send(BAD, "joe@a.example", &format!("{forged}{mail}")).await;
+    assert!(refused.starts_with("550 5.7.23"), "{refused}");
+    stage.scene.server.stop().await;
+}
