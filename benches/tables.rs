@@ -98,7 +98,7 @@ fn addresses(criterion: &mut Criterion) {
 fn domains(criterion: &mut Criterion) {
     let name = |n: u32| format!("customer{n}.{}.example.org", n % 100);
     let table = load("domains", |n| if n % 2 == 0 { format!(".{}", name(n)) } else { name(n) });
-    let key = |n: u32| if n % 2 == 0 { format!("mail.eu.{}", name(n)) } else { name(n) };
+    let key = |n: u32| if n.is_multiple_of(2) { format!("mail.eu.{}", name(n)) } else { name(n) };
     ask(criterion, "domains", &table, key, |table, key| table.match_domain(key).is_some());
 }
 
@@ -123,7 +123,7 @@ fn networks(criterion: &mut Criterion) {
 
 /// As many masks with holes as there may be.
 fn masks(criterion: &mut Criterion) {
-    let mask = |n: u32| Ipv4Addr::from_bits(0xFF00_00FF | (n % 48 | 1 << 6) << 9);
+    let mask = |n: u32| Ipv4Addr::from_bits(0xFF00_00FF | ((n % 48) | (1 << 6)) << 9);
     let v4 = |n: u32| Ipv4Addr::from_bits(if n < ENTRIES { spread(n) | 1 << 31 } else { spread(n) & !(1 << 31) });
     let row = |n: u32| format!("{}/{}", Ipv4Addr::from_bits(v4(n).to_bits()), mask(n));
     let table = load("48 masks with holes", row);

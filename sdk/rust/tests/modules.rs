@@ -7,15 +7,22 @@ use std::path::{Path, PathBuf};
 use wit_component::{ComponentEncoder, DecodedWasm};
 
 /// Plugin, stages, capabilities beside config, log, message and session.
-const PLUGINS: [(&str, &[&str], &[&str]); 10] = [
+const PLUGINS: [(&str, &[&str], &[&str]); 17] = [
     ("access", &["connect", "mail-from", "rcpt"], &["tables"]),
-    ("connection-policy", &["connect", "mail-from"], &["counters", "dns"]),
+    ("antispam", &["data"], &["metrics", "scan"]),
+    ("antivirus", &["data"], &["metrics", "scan"]),
+    ("arc-seal", &["data", "deliver"], &["authentication", "metrics", "signing"]),
+    ("connection-policy", &["connect", "mail-from", "rcpt"], &["counters", "dns", "metrics"]),
     ("dkim", &["data"], &["authentication", "metrics"]),
+    ("dkim-sign", &["deliver"], &["metrics", "signing"]),
     ("dmarc", &["data"], &["authentication", "metrics"]),
     ("dnsbl", &["mail-from", "data"], &["authentication", "dns", "metrics"]),
     ("forwarding", &["data"], &["metrics"]),
+    ("greylist", &["rcpt"], &["authentication", "clock", "metrics", "store"]),
     ("headers", &["data", "deliver"], &["metrics"]),
-    ("routing", &["deliver"], &[]),
+    ("limits", &["mail-from", "rcpt"], &["counters", "metrics", "tables"]),
+    ("recipients", &["rcpt"], &["call-ahead", "metrics", "tables"]),
+    ("routing", &["deliver"], &["metrics", "tables"]),
     ("sender-policy", &["mail-from", "rcpt"], &["dns"]),
     ("spf", &["data", "mail-from"], &["authentication", "metrics"]),
 ];
