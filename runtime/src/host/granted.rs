@@ -413,6 +413,23 @@ async fn the_store_outlasts_the_call() {
     }
 }
 
+#[tokio::test]
+async fn results_in_our_name_need_the_grant() {
+    const DENIED: u8 = 2;
+    let add = |script: Script, value: &[u8]| {
+        let operands = "(local.get $message) {} {} (i32.const 0) (i32.const 4096)";
+        script.call("add", operands, &[b"authentication-results", value])
+    };
+    let script = || Script::new().import("message", "[method]message.add-header", "add", "i32 i32 i32 i32 i32 i32 i32");
+    // The name of one that looks nothing up.
+    let forged = add(script(), b"(x) LOCALHOST; arc=pass").octet(RESULT, 1).octet(RESULT + 4, DENIED);
+    let forged = add(forged, b"mx.example.org; arc=pass").octet(RESULT, 0);
+    assert_eq!(run(&Bench::new(), forged.at(Stage::Data), call_at(Stage::Data)).await.edits.len(), 1);
+    let own = add(script(), b"localhost; arc=pass").octet(RESULT, 0);
+    let plugin = granted(own.at(Stage::Data), &["authentication"]);
+    assert_eq!(run(&Bench::new(), plugin, call_at(Stage::Data)).await.edits.len(), 1);
+}
+
 /// One key of `example.com`, for the tenant `acme` alone.
 struct OneKey;
 

@@ -16,10 +16,13 @@ use super::super::abi::{MessageHandle, address, recipient};
 use super::super::limits::Breach;
 use super::super::state::CallState;
 use super::edit;
+use crate::authentication::results::is_own;
 use crate::mail::mime::{self, MimeError, MimeLimits, PartReader};
 use crate::mail::{Body, Mail, Message};
 use crate::pipeline::{Capability, Cause};
 
+/// The grant that lets a plugin write results.
+const AUTHENTICATION: &str = "authentication";
 /// Octets that one call of `read` and `read-part` gives.
 const MAX_READ: u32 = 64 * 1024;
 /// Octets of a needle.
@@ -46,6 +49,16 @@ impl CallState {
     fn content(&mut self) -> std::result::Result<Option<Arc<Mail>>, Breach> {
         let mail = self.mail()?;
         Ok(mail.message.is_some().then(|| mail.clone()))
+    }
+
+    /// An `Authentication-Results` field of the gateway's own name, by a plugin that may not ask for results: it could
+    /// vouch for anybody, and a seal would vouch for it (RFC 8601 §5).
+    fn forges_results(&self, name: &str, value: &str) -> bool {
+        let environment = &self.environment;
+        let is_own = |field: &crate::mail::Field| is_own(field, &environment.services.authenticator.service_id());
+        name.eq_ignore_ascii_case("Authentication-Results")
+            && !environment.grants.has(AUTHENTICATION)
+            && crate::mail::Field::new(name, value).as_ref().is_ok_and(is_own)
     }
 
     async fn find_parts(&mut self) -> Read<Measured> {
@@ -220,12 +233,22 @@ impl HostMessage for CallState {
     }
 
     fn add_header(&mut self, _: Resource<MessageHandle>, name: String, value: String, at: Position) -> Edited {
-        self.edit(name.len() + value.len(), |state| Ok(edit::add_header(state.asked()?, &name, &value, at)))
+        self.edit(name.len() + value.len(), |state| {
+            if state.forges_results(&name, &value) {
+                return Ok(Err(EditError::Denied(AUTHENTICATION.to_owned())));
+            }
+            Ok(edit::add_header(state.asked()?, &name, &value, at))
+        })
     }
 
     fn replace_header(&mut self, _: Resource<MessageHandle>, name: String, nth: u32, value: Option<String>) -> Edited {
         let octets = name.len() + value.as_ref().map_or(0, String::len);
-        self.edit(octets, |state| Ok(edit::replace_header(state.asked()?, name, nth, value.as_deref())))
+        self.edit(octets, |state| {
+            if value.as_ref().is_some_and(|value| state.forges_results(&name, value)) {
+                return Ok(Err(EditError::Denied(AUTHENTICATION.to_owned())));
+            }
+            Ok(edit::replace_header(state.asked()?, name, nth, value.as_deref()))
+        })
     }
 
     fn replace_body(&mut self, _: Resource<MessageHandle>, body: Vec<u8>) -> Edited {
