@@ -214,8 +214,8 @@ async fn a_version_that_fails_is_taken_back() {
     let scene = Scene::set(CONFIG, directory.path()).await.unwrap();
     let good = refusing("smith@client.example");
     install(&scene, access(1), Some(&good)).await.unwrap();
-    // Reading its config is one call to the host, and all that it may: it loads, and then fails at each mail.
-    let failing = good.replace("[[config.rules]]", "limits = { host_calls = 1 }\n[[config.rules]]");
+    // Reading its config and whose it is are two calls to the host, and all that it may: it loads, and then fails at each mail.
+    let failing = good.replace("[[config.rules]]", "limits = { host_calls = 2 }\n[[config.rules]]");
     install(&scene, access(2), Some(&failing)).await.unwrap();
     assert!(shown(&scene).unwrap().state.on_trial.is_some());
     let mut client = connected(&scene).await;
