@@ -18,6 +18,8 @@ pub mod results;
 mod spf;
 mod tag;
 
+pub use author::domains as author_domains;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;

@@ -201,7 +201,7 @@ fn welcome(server: &Server, settings: &Settings, config: &Path) {
          \nSend a first mail from another terminal:\n\
          \n  swaks --server {smtp} --from you@example.org --to someone@example.com\n\
          \n  python3 -c 'import smtplib; smtplib.SMTP(\"{ip}\", {port}).sendmail(\"you@example.org\", \
-         \"someone@example.com\", \"Subject: hello\\r\\n\\r\\nhello\\r\\n\")'\n\
+         \"someone@example.com\", \"From: you@example.org\\r\\nSubject: hello\\r\\n\\r\\nhello\\r\\n\")'\n\
          \nIts story is told here, and again by `postern --config {config} trace ID`. Ctrl-C stops.\n",
         version = env!("CARGO_PKG_VERSION"),
         maildir = config.with_file_name("maildir").join("new").display(),

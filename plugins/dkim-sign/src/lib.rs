@@ -10,6 +10,9 @@ use postern_sdk::{Direction, metrics, signing};
 
 use config::{Config, Missing, Mode};
 
+/// What the gateway makes for one mail.
+const MAX_SIGNATURES: usize = 8;
+
 struct DkimSign {
     config: Config,
 }
@@ -71,7 +74,11 @@ impl DkimSign {
 
     /// Those that config names, else all. One that is named and not there is no reason to sign with the others alone.
     fn selectors(&self, domain: &str) -> Vec<String> {
-        let there = signing::selectors(domain);
+        let mut there = signing::selectors(domain);
+        if there.len() > MAX_SIGNATURES {
+            warn!("{domain} has {} keys, the first {MAX_SIGNATURES} sign", there.len());
+            there.truncate(MAX_SIGNATURES);
+        }
         let Some(named) = self.config.selectors.get(domain).filter(|_| !there.is_empty()) else { return there };
         if let Some(gone) = named.iter().find(|name| !there.contains(name)) {
             warn!("{domain} has no key {gone}, which config names");

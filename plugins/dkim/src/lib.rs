@@ -65,9 +65,10 @@ impl Plugin for DkimPolicy {
         }
         let signatures = match authentication::dkim(message) {
             Ok(signatures) => signatures,
+            // Not in time, or our own trouble: as if the keys could not be had.
             Err(error) => {
                 warn!("signatures are not known: {error}");
-                return Verdict::Next;
+                return self.obey(message, Outcome::Temperror, &error.to_string());
             }
         };
         if let Err(error) = authentication::add_results(message, &results(&signatures)) {
@@ -81,6 +82,11 @@ impl DkimPolicy {
     fn judge(&self, message: &Message, signatures: &[Signature]) -> Verdict {
         let best = best(signatures);
         let outcome = best.map_or(Outcome::None, |best| best.outcome);
+        let why = best.map_or("the mail is not signed".to_owned(), |best| format!("{}: {}", best.domain, best.reason));
+        self.obey(message, outcome, &why)
+    }
+
+    fn obey(&self, message: &Message, outcome: Outcome, why: &str) -> Verdict {
         let action = match outcome {
             Outcome::Fail => self.config.fail,
             Outcome::Policy => self.config.policy,
@@ -91,7 +97,6 @@ impl DkimPolicy {
             // DKIM gives no `softfail`.
             Outcome::Pass | Outcome::Softfail => Action::None,
         };
-        let why = best.map_or("the mail is not signed".to_owned(), |best| format!("{}: {}", best.domain, best.reason));
         match action {
             Action::None => Verdict::Next,
             Action::Tag => {

@@ -34,7 +34,7 @@ impl Default for Config {
             none: Action::None,
             unpublished: Action::None,
             permerror: Action::Reject,
-            temperror: Action::None,
+            temperror: Action::Defer,
             trusted_sealers: Vec::new(),
         }
     }
@@ -62,8 +62,8 @@ impl Plugin for DmarcPolicy {
         let dmarc = match authentication::dmarc(session, message) {
             Ok(dmarc) => dmarc,
             Err(error) => {
-                warn!("DMARC is not known: {error}");
-                return Verdict::Next;
+                error!("DMARC is not known: {error}");
+                return defer!("4.3.0", "Local error in processing, try again later");
             }
         };
         // Only where there is one: most mail has none, and its validation is not for nothing.

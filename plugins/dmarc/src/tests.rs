@@ -47,8 +47,8 @@ fn the_published_policy_is_the_default_and_config_may_say_otherwise() {
         ),
         (Outcome::Permerror, Published::None, "{}", nobody),
         (Outcome::Permerror, Published::None, r#"{"permerror": "none"}"#, "next"),
-        (Outcome::Temperror, Published::Reject, "{}", "next"),
-        (Outcome::Temperror, Published::Reject, r#"{"temperror": "defer"}"#, later),
+        (Outcome::Temperror, Published::Reject, "{}", later),
+        (Outcome::Temperror, Published::Reject, r#"{"temperror": "none"}"#, "next"),
     ] {
         let gateway = Gateway::new().dmarc(dmarc(outcome, policy)).config(config);
         assert_eq!(data(&gateway, mail()).0, verdict, "{outcome} {policy:?} {config}");

@@ -62,6 +62,11 @@ impl Plugin for Dnsbl {
         }
         let origin = match authentication::origin(session, message) {
             Ok(origin) => origin,
+            // The relay does not say who stood before it: nobody is judged in the sender's place.
+            Err(ReadError::Failed) => {
+                warn!("no list is asked: nobody knows who has sent this mail");
+                return Verdict::Next;
+            }
             Err(error) => return trouble(error),
         };
         let mut items = if known.is_some() { Vec::new() } else { self.of_envelope(session, message, &origin) };

@@ -32,7 +32,14 @@ impl Plugin for SpfPolicy {
             return Verdict::Next;
         }
         match authentication::spf_mail_from(session, message) {
-            Ok(spf) => self.judge(session, message, &spf),
+            Ok(spf) => {
+                let verdict = self.judge(session, message, &spf);
+                // It may be known when the mail is here: the look-up goes on.
+                if spf.outcome == Outcome::Temperror && verdict == Verdict::Next {
+                    let _ = session.remember(WAITS, b"");
+                }
+                verdict
+            }
             Err(ReadError::Stage) => {
                 if let Err(full) = session.remember(WAITS, b"") {
                     warn!("a relayed mail will not be judged: {full}");

@@ -8,7 +8,7 @@ use crate::smtp::Domain;
 const MAX_AUTHOR_DOMAINS: usize = 10;
 
 /// At least one, none twice. The error says why nobody can say who wrote it.
-pub(super) fn domains(header: &Header) -> Result<Vec<Domain>, String> {
+pub fn domains(header: &Header) -> Result<Vec<Domain>, String> {
     let mut fields = header.named("From");
     let (Some(field), others) = (fields.next(), fields.count()) else {
         return Err("the mail has no From field".to_owned());
@@ -18,8 +18,13 @@ pub(super) fn domains(header: &Header) -> Result<Vec<Domain>, String> {
     }
     let value = field.value();
     let mut domains: Vec<Domain> = Vec::new();
+    let mut nameless = false;
     for address in addresses(&value)? {
-        let at = address.iter().rposition(|&b| b == b'@').ok_or("From has an address without a domain")?;
+        // A display name with a comma, unquoted: it names nobody.
+        let Some(at) = address.iter().rposition(|&b| b == b'@') else {
+            nameless = true;
+            continue;
+        };
         let text = address.get(at + 1..).and_then(|domain| std::str::from_utf8(domain).ok());
         let domain = text.and_then(|text| Domain::parse(text.trim()).ok());
         let domain = domain.ok_or("From has an address whose domain is no domain")?;
@@ -30,7 +35,11 @@ pub(super) fn domains(header: &Header) -> Result<Vec<Domain>, String> {
             return Err(format!("From has addresses of more than {MAX_AUTHOR_DOMAINS} domains"));
         }
     }
-    if domains.is_empty() { Err("From has no address".to_owned()) } else { Ok(domains) }
+    match (domains.is_empty(), nameless) {
+        (true, true) => Err("From has an address without a domain".to_owned()),
+        (true, false) => Err("From has no address".to_owned()),
+        (false, _) => Ok(domains),
+    }
 }
 
 /// Of one `mailbox`: what is between angle brackets, else all that is no comment.

@@ -35,6 +35,9 @@ impl Default for StoreLimits {
     }
 }
 
+/// Between two looks for what has ended.
+const SWEEP_MILLIS: u64 = 1000;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     #[error("a key of more than {MAX_KEY} octets, or none, or a value of more than {MAX_VALUE}")]
@@ -60,6 +63,8 @@ struct Shelf {
     octets: usize,
     /// Nothing ends before this time, so looking for room is in vain until then.
     next_end: u64,
+    /// When it was looked last.
+    swept: u64,
     /// Keys of which the archive has to hear, and whether it has heard of them before. One that it never heard of and that
     /// is gone again is not among them, so they are bounded as the entries are.
     changed: HashMap<Arc<str>, bool>,
@@ -175,9 +180,11 @@ impl Shelf {
     }
 
     fn drop_ended(&mut self, now: u64) {
-        if now < self.next_end {
+        // Where the ends lie close together, each writer would look at all entries.
+        if now < self.next_end.max(self.swept.saturating_add(SWEEP_MILLIS)) {
             return;
         }
+        self.swept = now;
         let changed = &mut self.changed;
         self.entries.retain(|key, entry| {
             let stays = entry.until > now;

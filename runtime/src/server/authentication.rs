@@ -1,6 +1,8 @@
 //! From the plugins' `authentication` to those who verify; what was found stays with the mail.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 
 use arc_swap::ArcSwap;
 
@@ -29,7 +31,8 @@ impl Authentication {
         self.verifier.store(Arc::new(verifier));
     }
 
-    /// Goes on when who has asked waits no longer, so that the next who asks finds it.
+    /// What needs no waiting is done at once: to wake another thread for it would cost more than most answers. The rest goes
+    /// on when who has asked waits no longer, so that the next who asks finds it.
     fn find<T, F>(&self, known: Option<T>, subject: Subject, look: impl FnOnce(Look) -> F) -> Lookup<'_, Option<T>>
     where
         T: Send + 'static,
@@ -38,8 +41,13 @@ impl Authentication {
         if known.is_some() {
             return Box::pin(std::future::ready(known));
         }
-        let look = tokio::spawn(look(Look { verifier: self.verifier.load_full(), subject }));
-        Box::pin(async move { look.await.ok().flatten() })
+        let mut looking = Box::pin(look(Look { verifier: self.verifier.load_full(), subject }));
+        Box::pin(async move {
+            match poll_fn(|context| Poll::Ready(looking.as_mut().poll(context))).await {
+                Poll::Ready(found) => found,
+                Poll::Pending => tokio::spawn(looking).await.ok().flatten(),
+            }
+        })
     }
 }
 

@@ -27,6 +27,7 @@ pub fn session(settings: &Settings, incoming_directory: PathBuf) -> session::Set
     session::Settings {
         host_name: server.host_name.to_string(),
         service_id: settings.authentication.service_id.to_string(),
+        relays: settings.authentication.relays.clone(),
         banner: format!("ESMTP {}", server.banner).trim_end().to_owned(),
         administrators: server.administrators.clone(),
         max_message_size: server.max_message_size.0,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
+use crate::authentication::author_domains;
 use crate::config::Settings;
 use crate::host::Keys;
 use crate::log::Record;
@@ -91,10 +92,11 @@ impl Keys for Signer {
     fn selectors(&self, scope: &Scope, mail: Option<&Mail>, domain: &Domain) -> Option<Vec<Box<str>>> {
         let in_force = self.in_force.load();
         let tenant = in_force.directory.tenant_of(domain);
-        if let (Some(mail), Some(tenant)) = (mail, tenant)
-            && mail.tenant.as_ref() != Some(&tenant.name)
-        {
-            return None;
+        match (mail, tenant) {
+            (Some(mail), Some(tenant)) if mail.tenant.as_ref() != Some(&tenant.name) => return None,
+            // A domain of the platform's own vouches for nobody else's author: it may seal and stand in, but not align.
+            (Some(mail), None) if mail.tenant.is_some() && is_author(mail, domain) => return None,
+            _ => {}
         }
         let is_own = match scope {
             Scope::Platform => true,
@@ -103,6 +105,12 @@ impl Keys for Signer {
         };
         is_own.then(|| in_force.keys.selectors(domain).map(|selector| selector.as_str().into()).collect())
     }
+}
+
+/// The mail says that somebody of this domain, or of one below it, has written it.
+fn is_author(mail: &Mail, domain: &Domain) -> bool {
+    let authors = mail.message.as_ref().and_then(|message| author_domains(&message.header).ok());
+    authors.into_iter().flatten().any(|author| author == *domain || author.as_str().ends_with(&format!(".{domain}")))
 }
 
 fn refuse(mail: &Mail, requests: &[SignatureRequest], error: &SigningError, clerk: &Clerk) -> Reply {

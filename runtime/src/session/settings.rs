@@ -17,6 +17,8 @@ pub struct Settings {
     pub host_name: String,
     /// Under which name the gateway writes `Authentication-Results`: nobody else may (RFC 8601 §5).
     pub service_id: String,
+    /// Servers that pass on what others have sent: unknown recipients are not counted against them (R11, R72).
+    pub relays: Vec<IpNet>,
     /// What stands after the name in the banner (R24, R45).
     pub banner: String,
     /// Who gets mail to postmaster and mailer-daemon (R49).
@@ -71,6 +73,7 @@ impl Default for Settings {
         Self {
             host_name: "localhost".to_owned(),
             service_id: "localhost".to_owned(),
+            relays: Vec::new(),
             banner: "ESMTP".to_owned(),
             administrators: Vec::new(),
             max_message_size: 50 * 1024 * 1024,

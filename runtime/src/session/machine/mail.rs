@@ -246,7 +246,9 @@ impl Machine {
     /// write to whom their users do.
     fn note_unknown(&self, reply: &Reply) {
         let unknown = reply.is_permanent() && reply.enhanced() == Some(Enhanced::new(1, 1));
-        if unknown && self.user.is_none() && !self.facts().trusted {
+        let client = self.peer.client.ip().to_canonical();
+        let relayed = self.settings.relays.iter().any(|network| network.contains(&client));
+        if unknown && self.user.is_none() && !self.facts().trusted && !relayed {
             (self.gateway.unknown_recipient)(self.peer.client.ip());
         }
     }
