@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use postern_tests::client::Client;
 use postern_tests::dns::Dns;
-use postern_tests::scene::Scene;
+use postern_tests::scene::{DEFAULT_CHAIN, Scene};
 use tokio::net::TcpStream;
 
 /// It only keeps a broken gateway from hanging the test.
@@ -66,11 +66,15 @@ const RELAY: &str = "198.51.100.9";
 
 impl Stage {
     async fn set() -> Self {
+        Self::set_with(CONFIG).await
+    }
+
+    async fn set_with(config: &str) -> Self {
         let dns = Dns::start().await.unwrap();
         dns.txt("a.example", "v=spf1 ip4:192.0.2.0/28 -all").txt("_dmarc.a.example", "v=DMARC1; p=none");
         dns.txt("_dmarc.strict.example", "v=DMARC1; p=reject").fails("silent.example").fails("_dmarc.silent.example");
         let directory = tempfile::tempdir().unwrap();
-        let config = CONFIG.replace("{dns}", &dns.address.to_string());
+        let config = config.replace("{dns}", &dns.address.to_string());
         let scene = Scene::set(&config, directory.path()).await.unwrap();
         Self { _directory: directory, scene }
     }
@@ -146,6 +150,33 @@ async fn spf_and_dmarc_refuse_and_results_are_written_once() {
     let comma = from("joe@a.example").replace("From: ", "From: Doe, ");
     assert!(stage.send(GOOD, "joe@a.example", &comma).await.starts_with("250"), "{comma}");
     stage.delivered(3).await;
+    stage.scene.server.stop().await;
+}
+
+/// As a new operator has it: no plugin and no chain is written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_default_chain_protects_a_domain() {
+    let (head, _) = CONFIG.split_once("[[plugin]]").unwrap();
+    let stage = Stage::set_with(&format!("{head}{DEFAULT_CHAIN}\n")).await;
+    let mail = from("joe@a.example");
+    for (client, sender, mail, expected) in [
+        (GOOD, "joe@a.example", mail.as_str(), "250 "),
+        (GOOD, "joe@host", mail.as_str(), "550 5.1.7 "),
+        (BAD, "joe@a.example", mail.as_str(), "550 5.7.23 "),
+        (GOOD, "joe@a.example", from("boss@strict.example").as_str(), "550 5.7.1 "),
+        (GOOD, "joe@a.example", "Subject: x\r\n\r\nhello\r\n", "550 5.7.1 "),
+        (BAD, "joe@silent.example", from("joe@silent.example").as_str(), "451 4.7.1 "),
+    ] {
+        let reply = stage.send(client, sender, mail).await;
+        assert!(reply.starts_with(expected), "{client} {sender} {mail:?}: {reply}");
+    }
+    let taken = stage.delivered(1).await;
+    assert!(taken.contains("Authentication-Results: mx.example.net; spf=pass"), "{taken}");
+    assert!(taken.contains("dkim=none") && taken.contains("dmarc=pass"), "{taken}");
+    let asked = stage.scene.events();
+    for plugin in ["access", "connection-policy", "sender-policy", "spf", "dkim", "dmarc", "recipients", "routing"] {
+        assert!(asked.iter().any(|event| event["plugin"] == plugin), "{plugin} was not asked");
+    }
     stage.scene.server.stop().await;
 }
 

@@ -29,6 +29,9 @@ pub struct Scene {
     events: Events,
 }
 
+/// Somewhere in a config without `[chain]`: it is meant to have the default one.
+pub const DEFAULT_CHAIN: &str = "# The default chain.";
+
 impl Scene {
     /// `{sink}` and `{other}` in the config are the ports of two next hops, `{directory}` is the directory, where the config
     /// is written to and where the spool may be.
@@ -43,7 +46,7 @@ impl Scene {
         ]);
         let mut config = config.replace("{directory}", &directory.display().to_string());
         // Without a chain it would be the default one: eight plugins to compile.
-        if !config.contains("[chain]") {
+        if !config.contains("[chain]") && !config.contains(DEFAULT_CHAIN) {
             config += "\n[chain]\nplatform = []\n";
         }
         for (name, sink) in &sinks {

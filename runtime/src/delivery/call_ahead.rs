@@ -112,6 +112,8 @@ struct Destination {
     concurrency: usize,
     /// Until when it is not asked, and why.
     down: Mutex<Option<(Instant, String)>>,
+    /// When it has last replied.
+    answered: Mutex<Option<Instant>>,
 }
 
 impl InForce {
@@ -218,10 +220,13 @@ impl CallAhead {
             return Presence::Unavailable(cause);
         }
         let question = Question { sender: &settings.sender, recipient };
-        let no_reply = || Err(NoReply { cause: "no reply in time".to_owned(), down: true });
+        // One that has just answered another question is slow with this one (a tarpit, say), and not down.
+        let no_reply =
+            || Err(NoReply { cause: "no reply in time".to_owned(), down: !destination.has_answered_lately() });
         match timeout_at(deadline, self.delivery.ask(route, &question)).await.unwrap_or_else(|_| no_reply()) {
             Ok(reply) => {
                 destination.set_down(None);
+                *destination.lock_answered() = Some(Instant::now());
                 presence_of(reply)
             }
             Err(NoReply { cause, down }) => {
@@ -250,8 +255,12 @@ impl CallAhead {
         if destinations.len() >= MAX_DESTINATIONS {
             destinations.retain(|_, destination| Arc::strong_count(destination) > 1);
         }
-        let destination =
-            Arc::new(Destination { turns: Semaphore::new(concurrency.max(1)), concurrency, down: Mutex::default() });
+        let destination = Arc::new(Destination {
+            turns: Semaphore::new(concurrency.max(1)),
+            concurrency,
+            down: Mutex::default(),
+            answered: Mutex::default(),
+        });
         destinations.insert(key, destination.clone());
         destination
     }
@@ -277,6 +286,14 @@ impl Destination {
     fn why_down(&self) -> Option<String> {
         let down = self.lock_down();
         down.as_ref().filter(|(until, _)| *until > Instant::now()).map(|(_, cause)| cause.clone())
+    }
+
+    fn has_answered_lately(&self) -> bool {
+        self.lock_answered().is_some_and(|answered| answered.elapsed() < DOWN_FOR)
+    }
+
+    fn lock_answered(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set_down(&self, down: Option<(Instant, String)>) {

@@ -118,13 +118,16 @@ impl Archive {
     fn load(&self) -> io::Result<Option<Open>> {
         let path = self.directory.join(FILE);
         let mut records = 0_u64;
+        let set_aside = || std::fs::rename(&path, self.directory.join(DAMAGED));
         let ending = read(&path, |record| {
             records += 1;
             match record.kind {
                 Kind::Count | Kind::Block => self.counters.restore(record),
                 Kind::Value => self.store.restore(record),
             }
-        })?;
+        });
+        // It is not written over: whoever can read it may have it back.
+        let ending = ending.or_else(|error| set_aside().and(Err(error)))?;
         let octets = match ending {
             Ending::None => return Ok(None),
             Ending::Whole(octets) => octets,
@@ -133,8 +136,7 @@ impl Archive {
                 octets
             }
             Ending::Damaged => {
-                let aside = self.directory.join(DAMAGED);
-                std::fs::rename(&path, &aside)?;
+                set_aside()?;
                 self.failed(
                     "damaged",
                     &format!("what plugins have kept is damaged behind {records} records, and set aside as {DAMAGED}"),
@@ -165,7 +167,21 @@ impl Archive {
     fn rewrite(&self) -> io::Result<Open> {
         make_private(&self.directory)?;
         let aside = self.directory.join(ASIDE);
-        let mut writer = BufWriter::with_capacity(1 << 18, private(&aside)?);
+        let written = self.write_to(&aside);
+        if written.is_err() {
+            // On a full disk it would stand in the way of mail.
+            let _ = std::fs::remove_file(&aside);
+        }
+        let base = written?;
+        std::fs::rename(&aside, self.directory.join(FILE))?;
+        File::open(&self.directory)?.sync_all()?;
+        let file = OpenOptions::new().append(true).open(self.directory.join(FILE))?;
+        Ok(Open { file, base, appended: 0 })
+    }
+
+    /// Octets of it.
+    fn write_to(&self, path: &Path) -> io::Result<u64> {
+        let mut writer = BufWriter::with_capacity(1 << 18, private(path)?);
         writer.write_all(MAGIC)?;
         let (mut base, mut octets) = (MAGIC.len() as u64, Vec::new());
         self.each(true, |record| {
@@ -176,10 +192,7 @@ impl Archive {
         })?;
         let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
-        std::fs::rename(&aside, self.directory.join(FILE))?;
-        File::open(&self.directory)?.sync_all()?;
-        let file = OpenOptions::new().append(true).open(self.directory.join(FILE))?;
-        Ok(Open { file, base, appended: 0 })
+        Ok(base)
     }
 
     fn each(&self, all: bool, mut write: impl FnMut(Record) -> io::Result<()>) -> io::Result<()> {
