@@ -159,7 +159,7 @@ mod tests {
         let at = |name: &str| directory.path().join(name);
         std::fs::create_dir(at("spool")).unwrap();
         std::fs::write(at("localserve.toml"), LOCALSERVE).unwrap();
-        let loaded = load(&at("localserve.toml"), BUILTINS).unwrap();
+        let loaded = load(&at("localserve.toml"), &all()).unwrap();
         assert_eq!(loaded.warnings, []);
         let settings = loaded.settings;
         assert!(settings.listeners.iter().all(|listener| listener.address.ip().is_loopback()));
@@ -169,7 +169,8 @@ mod tests {
         assert_eq!(tenant.destination, Some(Route::Maildir(at("maildir"))));
         assert!(!settings.dns.system && settings.dns.servers.is_empty());
         let names: Vec<_> = settings.chains.platform.iter().map(|entry| &*entry.plugin.name).collect();
-        assert_eq!(names, BUILTINS);
+        let default: Vec<_> = builtin::DEFAULT_CHAIN.iter().map(|place| place.plugin).collect();
+        assert_eq!(names, default);
         assert!(settings.chains.platform.iter().all(|entry| entry.plugin.reuse));
     }
 

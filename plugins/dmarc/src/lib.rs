@@ -73,7 +73,9 @@ impl Plugin for DmarcPolicy {
         if let Err(error) = authentication::add_results(message, &results(&dmarc, arc.as_ref(), forwarded)) {
             warn!("the results are not written: {error}");
         }
-        let action = if forwarded { Action::Tag } else { self.action(&dmarc) };
+        // A trusted relay that does not say who stood before it: nobody will know it later either.
+        let untold = dmarc.outcome == Outcome::Temperror && authentication::origin(session, message).is_err();
+        let action = if forwarded || untold { Action::Tag } else { self.action(&dmarc) };
         act(message, &dmarc, action)
     }
 }
