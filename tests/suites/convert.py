@@ -188,8 +188,8 @@ class Milter:
 
     def sign(self, mail):
         """The field that it wants added."""
-        # All actions; only the protocol steps that need no answer are left as they are.
-        self.say(b"O", struct.pack("!III", 6, 0x1FF, 0))
+        # All actions, all steps; fields with their leading space (SMFIP_HDR_LEADSPC), which the simple form counts.
+        self.say(b"O", struct.pack("!III", 6, 0x1FF, 0x100000))
         self.hear()
         self.ask(b"C", b"localhost\0" + b"4" + struct.pack("!H", 2525) + b"127.0.0.1\0")
         self.ask(b"H", b"localhost\0")
@@ -198,7 +198,6 @@ class Milter:
         header, _, body = mail.partition(b"\r\n\r\n")
         for field in re.split(rb"\r\n(?![ \t])", header):
             name, _, value = field.partition(b":")
-            value = value[1:] if value.startswith(b" ") else value
             self.ask(b"L", name + b"\0" + value.replace(b"\r\n", b"\n") + b"\0")
         self.ask(b"N")
         for at in range(0, len(body), 65535):
@@ -210,7 +209,7 @@ class Milter:
             if command in (b"h", b"i"):
                 name, value = (data if command == b"h" else data[4:]).rstrip(b"\0").split(b"\0", 1)
                 if name.lower() == b"dkim-signature":
-                    found = b"DKIM-Signature: " + value.lstrip(b" ").replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+                    found = b"DKIM-Signature:" + value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
             elif command in (b"a", b"c"):
                 return found + b"\r\n"
 
