@@ -128,7 +128,7 @@ metrics! {
     /// Counts and values of a plugin that were refused, because it has as many as it may have; what: counters, store.
     plugin_full: IntCounterVec = "postern_plugin_full_total" ["plugin", "scope", "what"];
     /// Counts and blocks that plugins have.
-    counter_keys: IntGauge = "postern_counter_keys";
+    counter_keys: IntGauge = "postern_counted_keys";
     /// Entries that plugins have in the store.
     store_entries: IntGauge = "postern_store_entries";
     /// Octets of keys and values in the store.
