@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use postern::cli::control::plugin::{Detail, Install};
 use postern_tests::client::Client;
-use postern_tests::scene::Scene;
+use postern_tests::scene::{Scene, asked};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
@@ -161,7 +161,7 @@ fn count(events: &[Value], name: &str) -> usize {
 /// The versions of the plugin house that each mail has met.
 fn versions_by_mail(events: &[Value]) -> HashMap<String, HashSet<String>> {
     let mut versions: HashMap<String, HashSet<String>> = HashMap::new();
-    for event in events.iter().filter(|event| event["event"] == "plugin" && event["plugin"] == "house") {
+    for event in asked(events).iter().filter(|event| event["plugin"] == "house") {
         if let (Some(id), Some(version)) = (event["id"].as_str(), event["version"].as_str()) {
             versions.entry(id.to_owned()).or_default().insert(version.to_owned());
         }

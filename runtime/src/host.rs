@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use wasmtime::Engine;
 use wasmtime::component::{Component, HasSelf, Linker};
 
-use crate::pipeline::{Failure, Scope};
+use crate::pipeline::{Failure, Interest, Scope, Stage};
 
 mod abi;
 mod account;
@@ -248,7 +248,7 @@ impl Host {
         let scope = metrics.scope_label(&environment.scope);
         let gauge = metrics.plugin_breaker_open.with_label_values(&[&*settings.name, &scope]);
         let account = self.ledger.entry(&settings.scope, &settings.name);
-        let plugin = Plugin {
+        let mut plugin = Plugin {
             engine: self.engine.clone(),
             environment: Arc::new(environment),
             pre,
@@ -262,6 +262,7 @@ impl Host {
                 version: digest.to_string().chars().take(12).collect::<String>().into(),
                 size: settings.source.len(),
                 stages: contract.stages,
+                interest: Interest::both(contract.stages),
                 checks_config: contract.on_load,
                 imports: contract.imports.into_iter().collect(),
             },
@@ -270,7 +271,8 @@ impl Host {
             pool: settings.reuse.then(|| pool::Pool::new(self.room.clone())),
             statistics: Statistics::new(account),
         };
-        try_out(&plugin).await?;
+        let skipped = try_out(&plugin).await?;
+        plugin.inspection.interest = plugin.inspection.interest.without(skipped);
         Ok(Arc::new(plugin))
     }
 
@@ -371,14 +373,21 @@ async fn misfit(source: Arc<[u8]>, error: String) -> String {
     }
 }
 
-/// In a scratch store, before any mail: it can be instantiated, has the functions it claims, and agrees to its config.
-async fn try_out(plugin: &Plugin) -> Result<(), LoadError> {
-    // Reading a long config, or compiling its expressions, is more than judging one mail takes.
-    let limits = Limits { cpu: plugin.limits.cpu.max(Duration::from_secs(1)), ..plugin.limits.clone() };
+/// In a scratch store, before any mail: it can be instantiated, has the functions it claims, and agrees to its config. Gives
+/// where it need not be asked.
+async fn try_out(plugin: &Plugin) -> Result<Interest, LoadError> {
+    // Reading a long config, or compiling its expressions, is more than judging one mail takes; and to name each stage that it
+    // skips takes a call of its own.
+    let limits = Limits {
+        cpu: plugin.limits.cpu.max(Duration::from_secs(1)),
+        host_calls: plugin.limits.host_calls.saturating_add(2 * Stage::ALL.len() as u64),
+        ..plugin.limits.clone()
+    };
     let mut instance = Instance::new(&plugin.engine, plugin.environment.clone(), &limits);
     let answer = plugin.limited(instance.check(&plugin.pre, &plugin.exports)).await;
     instance.store.data_mut().finish_log();
     answer.map_err(LoadError::Start)?.map_err(|refusal| {
         LoadError::Refused(refusal.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_REFUSAL).collect())
-    })
+    })?;
+    Ok(instance.store.data().skipped)
 }

@@ -9,12 +9,12 @@ pub mod hearing;
 pub mod stage;
 pub mod verdict;
 
-pub use chain::{Chain, Chains, Direction, Directions, Entry, OnFailure, Scope};
+pub use chain::{Chain, Chains, Direction, Directions, Entry, OnFailure, Scope, Series};
 pub use edit::{Edit, Position};
 pub use facts::{ClientName, Helo, RecordedSession, Role, SessionFacts, SessionId, TlsFacts};
 pub use filter::{
     Answer, Call, Capability, Cause, Event, EventKind, Exemption, Failure, Filter, HostCalls, Judged, Notes, Usage,
 };
 pub use hearing::{Clerk, Hearing, SessionStanding, TransactionStanding};
-pub use stage::{Stage, StageSet};
+pub use stage::{Interest, Stage, StageSet};
 pub use verdict::Verdict;

@@ -32,7 +32,9 @@ use crate::host::{self, Compiler, Host, HostError, Inspection, LoadError, Plugin
 use crate::log::EventLog;
 use crate::mail::{Mail, Route};
 use crate::metrics::Metrics;
-use crate::pipeline::{Chain, Chains, Clerk, Directions, Entry as ChainEntry, OnFailure, Scope, SessionId, Verdict};
+use crate::pipeline::{
+    Chain, Chains, Clerk, Directions, Entry as ChainEntry, OnFailure, Scope, Series, SessionId, Verdict,
+};
 use crate::queue::{NewMail, Prepare as _};
 use crate::server::preparation::Preparation;
 use crate::session::connection::Context;
@@ -156,6 +158,7 @@ pub async fn run(rehearsal: Rehearsal) -> Result<Report, RehearsalError> {
         directions: rehearsal.directions,
         on_failure: rehearsal.on_failure,
         exemptable: true,
+        series: Series::default(),
     };
     let snapshot = Snapshot {
         settings: Arc::new(session_settings()),

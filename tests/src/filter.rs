@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use postern::mail::Recipient;
 use postern::pipeline::{
-    Answer, Call, Cause, Chain, Chains, Directions, Edit, Entry, Event, Exemption, Failure, Filter, Judged, OnFailure,
-    Scope, Stage, StageSet, Usage, Verdict,
+    Answer, Call, Cause, Chain, Chains, Directions, Edit, Entry, Event, Exemption, Failure, Filter, Interest, Judged,
+    OnFailure, Scope, Series, Stage, Usage, Verdict,
 };
 use postern::smtp::{Enhanced, Mailbox, Reply};
 
@@ -98,6 +98,7 @@ pub fn chains(lines: &[Line], asked: &Asked) -> Chains {
             directions: line.directions,
             on_failure: line.on_failure,
             exemptable: line.exemptable,
+            series: Series::default(),
         });
     }
     let mut chains = Chains::default();
@@ -134,8 +135,8 @@ impl Scripted {
 }
 
 impl Filter for Scripted {
-    fn stages(&self) -> StageSet {
-        self.rules.iter().map(|rule| rule.stage).collect()
+    fn interest(&self) -> Interest {
+        Interest::both(self.rules.iter().map(|rule| rule.stage).collect())
     }
 
     fn judge<'a>(&'a self, call: Call) -> Pin<Box<dyn Future<Output = Judged> + Send + 'a>> {

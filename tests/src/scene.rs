@@ -32,6 +32,23 @@ pub struct Scene {
 /// Somewhere in a config without `[chain]`: it is meant to have the default one.
 pub const DEFAULT_CHAIN: &str = "# The default chain.";
 
+/// Each call of a plugin, with `plugin`, `stage`, `version` and the mail's `id`: those who said `next` stand in the record of
+/// the stage.
+#[must_use]
+pub fn asked(events: &[Value]) -> Vec<Value> {
+    let of_stage = |stage: &Value| {
+        let mut next = stage["next"].as_array().cloned().unwrap_or_default();
+        next.iter_mut().for_each(|call| call["id"] = stage["id"].clone());
+        next
+    };
+    let calls = |event: &Value| match event["event"].as_str() {
+        Some("plugin") => vec![event.clone()],
+        Some("stage") => of_stage(event),
+        _ => Vec::new(),
+    };
+    events.iter().flat_map(calls).collect()
+}
+
 impl Scene {
     /// `{sink}` and `{other}` in the config are the ports of two next hops, `{directory}` is the directory, where the config
     /// is written to and where the spool may be.

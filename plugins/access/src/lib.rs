@@ -44,6 +44,15 @@ impl Plugin for Access {
         Ok(())
     }
 
+    fn wants(&self, stage: Stage, _: Direction) -> bool {
+        match stage {
+            Stage::Connect => self.has(Criterion::Ip),
+            Stage::MailFrom => self.has(Criterion::Sender) || self.has(Criterion::Domain),
+            Stage::Rcpt => self.has(Criterion::Recipient),
+            _ => true,
+        }
+    }
+
     fn connect(&self, session: &Session) -> Verdict {
         match self.by_address(session) {
             Ok(Some(found)) => self.obey(session, &found),
@@ -53,9 +62,6 @@ impl Plugin for Access {
     }
 
     fn mail_from(&self, session: &Session, message: &Message) -> Verdict {
-        if !self.has(Criterion::Sender) && !self.has(Criterion::Domain) {
-            return Verdict::Next;
-        }
         let Some(sender) = message.reverse_path() else { return Verdict::Next };
         self.unless_by_address(session, || {
             let by_sender = self.by_sender(&sender)?;
@@ -71,9 +77,6 @@ impl Plugin for Access {
     }
 
     fn rcpt(&self, session: &Session, _: &Message, recipient: &Recipient) -> Verdict {
-        if !self.has(Criterion::Recipient) {
-            return Verdict::Next;
-        }
         self.unless_by_address(session, || {
             Ok(self.by_recipient(&recipient.address)?.map_or(Verdict::Next, |found| self.obey(session, &found)))
         })

@@ -31,6 +31,16 @@ impl Plugin for ConnectionPolicy {
         Ok(Self { config })
     }
 
+    fn wants(&self, stage: Stage, direction: Direction) -> bool {
+        let Config { max_connections, connections_per_minute, max_unknown_recipients, .. } = self.config;
+        match stage {
+            Stage::Connect => max_connections > 0 || connections_per_minute > 0 || max_unknown_recipients > 0,
+            Stage::MailFrom => self.messages(direction).1 > 0 || self.judges_names(),
+            Stage::Rcpt => max_unknown_recipients > 0,
+            _ => true,
+        }
+    }
+
     fn connect(&self, session: &Session) -> Verdict {
         let client = session.client_address();
         if self.is_exempt(client) {
@@ -59,15 +69,12 @@ impl Plugin for ConnectionPolicy {
         if self.is_exempt(client) {
             return Verdict::Next;
         }
-        let (kind, limit) = match session.direction() {
-            Direction::Outbound => ("messages-out", self.config.messages_per_minute),
-            Direction::Inbound => ("messages-in", self.config.inbound_messages_per_minute),
-        };
+        let (kind, limit) = self.messages(session.direction());
         if is_over(kind, client, limit) {
             metrics::add("messages", 1);
             return defer!("450 4.7.1", "Too many messages from your address, try again in a minute");
         }
-        if session.trusted() || session.login().is_some() {
+        if !self.judges_names() || session.trusted() || session.login().is_some() {
             return Verdict::Next;
         }
         [self.check_client_name(session), self.check_helo(session)]
@@ -87,6 +94,19 @@ impl Plugin for ConnectionPolicy {
 }
 
 impl ConnectionPolicy {
+    /// R67: under which name messages are counted, and how many a minute are too many.
+    fn messages(&self, direction: Direction) -> (&'static str, u64) {
+        match direction {
+            Direction::Outbound => ("messages-out", self.config.messages_per_minute),
+            Direction::Inbound => ("messages-in", self.config.inbound_messages_per_minute),
+        }
+    }
+
+    fn judges_names(&self) -> bool {
+        let Config { require_client_name, require_fqdn_helo, require_helo_in_dns, .. } = self.config;
+        require_client_name || require_fqdn_helo || require_helo_in_dns
+    }
+
     fn is_exempt(&self, client: IpAddr) -> bool {
         self.config.exempt_networks.iter().any(|network| network.contains(client))
     }

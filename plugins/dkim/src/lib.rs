@@ -58,11 +58,12 @@ impl Plugin for DkimPolicy {
         }
     }
 
+    // What leaves a tenant is signed later.
+    fn wants(&self, _: Stage, direction: Direction) -> bool {
+        direction == Direction::Inbound
+    }
+
     fn data(&self, session: &Session, message: &Message) -> Verdict {
-        // What leaves a tenant is signed later.
-        if session.direction() == Direction::Outbound {
-            return Verdict::Next;
-        }
         let signatures = match authentication::dkim(message) {
             Ok(signatures) => signatures,
             // Not in time, or our own trouble: as if the keys could not be had.

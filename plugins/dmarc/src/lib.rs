@@ -55,10 +55,11 @@ impl Plugin for DmarcPolicy {
         }
     }
 
+    fn wants(&self, _: Stage, direction: Direction) -> bool {
+        direction == Direction::Inbound
+    }
+
     fn data(&self, session: &Session, message: &Message) -> Verdict {
-        if session.direction() == Direction::Outbound {
-            return Verdict::Next;
-        }
         let dmarc = match authentication::dmarc(session, message) {
             Ok(dmarc) => dmarc,
             Err(error) => {

@@ -34,10 +34,11 @@ impl Plugin for Dnsbl {
         Ok(Self { settings: config.check()? })
     }
 
+    fn wants(&self, _: Stage, direction: Direction) -> bool {
+        direction == Direction::Inbound && !self.settings.lists.is_empty()
+    }
+
     fn mail_from(&self, session: &Session, message: &Message) -> Verdict {
-        if session.direction() == Direction::Outbound || self.settings.lists.is_empty() {
-            return Verdict::Next;
-        }
         let origin = match authentication::origin(session, message) {
             Ok(origin) => origin,
             // Of a trusted relay's mail it is known at `data`.
@@ -52,11 +53,8 @@ impl Plugin for Dnsbl {
     }
 
     fn data(&self, session: &Session, message: &Message) -> Verdict {
-        if session.direction() == Direction::Outbound || self.settings.lists.is_empty() {
-            return Verdict::Next;
-        }
         let known = session.recall(NOTE);
-        let by_author = self.wants(Subject::From);
+        let by_author = self.asks_about(Subject::From);
         if known.is_some() && !by_author {
             return Verdict::Next;
         }
@@ -86,7 +84,7 @@ impl Plugin for Dnsbl {
 }
 
 impl Dnsbl {
-    fn wants(&self, subject: Subject) -> bool {
+    fn asks_about(&self, subject: Subject) -> bool {
         self.settings.lists.iter().any(|list| list.by.contains(&subject))
     }
 
@@ -96,20 +94,20 @@ impl Dnsbl {
         if !subject::is_public(origin.address) {
             return items;
         }
-        if self.wants(Subject::Ip) {
+        if self.asks_about(Subject::Ip) {
             items.push(Item::address(origin.address));
         }
-        if self.wants(Subject::Helo) {
+        if self.asks_about(Subject::Helo) {
             items.extend(origin.helo.as_deref().and_then(|helo| Item::name(Subject::Helo, helo)));
         }
         // The relay's name is not the sender's.
-        if self.wants(Subject::ClientName)
+        if self.asks_about(Subject::ClientName)
             && !origin.relayed
             && let ClientName::Verified(name) = session.client_name()
         {
             items.extend(Item::name(Subject::ClientName, &name));
         }
-        if self.wants(Subject::Sender) {
+        if self.asks_about(Subject::Sender) {
             items.extend(message.reverse_path().and_then(|path| Item::name(Subject::Sender, &path.domain)));
         }
         items

@@ -27,9 +27,13 @@ impl Plugin for Forwarding {
         Ok(Self { config })
     }
 
+    fn wants(&self, _: Stage, direction: Direction) -> bool {
+        direction == Direction::Outbound
+    }
+
     fn data(&self, session: &Session, message: &Message) -> Verdict {
         // A null sender is a bounce's, or an automatic reply's (RFC 3834 §4): none of a person, to whom it would come back.
-        if session.direction() == Direction::Inbound || message.reverse_path().is_none() {
+        if message.reverse_path().is_none() {
             return Verdict::Next;
         }
         let signs = match self.signs(message) {

@@ -49,6 +49,10 @@ impl Plugin for Greylist {
         Ok(Self { config: config.check()? })
     }
 
+    fn wants(&self, _: Stage, direction: Direction) -> bool {
+        direction == Direction::Inbound
+    }
+
     fn rcpt(&self, session: &Session, message: &Message, recipient: &Recipient) -> Verdict {
         if !self.concerns(session) {
             return Verdict::Next;
@@ -78,8 +82,7 @@ impl Greylist {
     /// Own users and neighbours have their say elsewhere.
     fn concerns(&self, session: &Session) -> bool {
         let client = session.client_address();
-        session.direction() == Direction::Inbound
-            && !session.trusted()
+        !session.trusted()
             && session.login().is_none()
             && !self.config.exempt_networks.iter().any(|network| network.contains(client))
     }

@@ -35,20 +35,23 @@ impl Plugin for Headers {
         Ok(Self { rules, footer_limit })
     }
 
+    /// What comes in is changed when it has come, what goes out when it goes.
+    fn wants(&self, stage: Stage, direction: Direction) -> bool {
+        let at = if direction == Direction::Inbound { Stage::Data } else { Stage::Deliver };
+        stage == at && !self.rules.is_empty()
+    }
+
     fn data(&self, session: &Session, message: &Message) -> Verdict {
-        self.change(session, message, Direction::Inbound)
+        self.change(session, message)
     }
 
     fn deliver(&self, session: &Session, message: &Message) -> Verdict {
-        self.change(session, message, Direction::Outbound)
+        self.change(session, message)
     }
 }
 
 impl Headers {
-    fn change(&self, session: &Session, message: &Message, direction: Direction) -> Verdict {
-        if self.rules.is_empty() || session.direction() != direction {
-            return Verdict::Next;
-        }
+    fn change(&self, session: &Session, message: &Message) -> Verdict {
         match self.try_change(session, message) {
             Ok(()) => Verdict::Next,
             Err(Trouble::Edit(EditError::Full)) => {

@@ -47,6 +47,10 @@ impl Plugin for SendingLimits {
         }
     }
 
+    fn wants(&self, _: Stage, direction: Direction) -> bool {
+        direction == Direction::Outbound
+    }
+
     fn mail_from(&self, session: &Session, message: &Message) -> Verdict {
         self.judge(session, message, Measure::Messages)
     }
@@ -60,7 +64,7 @@ impl SendingLimits {
     fn judge(&self, session: &Session, message: &Message, measure: Measure) -> Verdict {
         let client = session.client_address();
         let exempt = self.config.exempt_networks.iter().any(|network| network.contains(client));
-        if session.direction() != Direction::Outbound || exempt {
+        if exempt {
             return Verdict::Next;
         }
         let own = session.login().map_or_else(|| Sender::Address(counted_as(client)), Sender::Login);

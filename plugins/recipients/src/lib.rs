@@ -35,10 +35,14 @@ impl Plugin for Recipients {
         }
     }
 
-    fn rcpt(&self, session: &Session, _: &Message, recipient: &Recipient) -> Verdict {
+    fn wants(&self, _: Stage, direction: Direction) -> bool {
+        direction == Direction::Inbound
+    }
+
+    fn rcpt(&self, _: &Session, _: &Message, recipient: &Recipient) -> Verdict {
         let address = &recipient.address;
         // RFC 5321 §4.5.1: postmaster is there, whatever lists say.
-        if session.direction() == Direction::Outbound || address.local_part.eq_ignore_ascii_case("postmaster") {
+        if address.local_part.eq_ignore_ascii_case("postmaster") {
             return Verdict::Next;
         }
         match self.presence(address) {

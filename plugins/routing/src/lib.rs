@@ -36,6 +36,10 @@ impl Plugin for Routing {
         Ok(())
     }
 
+    fn wants(&self, _: Stage, _: Direction) -> bool {
+        !self.rules.is_empty() || self.tables.named().next().is_some()
+    }
+
     fn deliver(&self, _: &Session, message: &Message) -> Verdict {
         let sender = message.reverse_path();
         let recipients: Vec<_> = message.recipients().into_iter().map(|recipient| recipient.address).collect();

@@ -27,6 +27,15 @@ impl Plugin for SenderPolicy {
         Ok(Self { config })
     }
 
+    fn wants(&self, stage: Stage, direction: Direction) -> bool {
+        match stage {
+            Stage::MailFrom => self.config.require_fqdn || self.config.require_in_dns == When::Always,
+            // Mail that comes in is for a tenant, or the gateway does not take it.
+            Stage::Rcpt => self.config.require_in_dns == When::NotLocal && direction == Direction::Outbound,
+            _ => true,
+        }
+    }
+
     fn mail_from(&self, session: &Session, message: &Message) -> Verdict {
         // Bounces have no sender, and must come through (RFC 5321 §6.1).
         let Some(sender) = message.reverse_path() else { return Verdict::Next };
@@ -44,10 +53,6 @@ impl Plugin for SenderPolicy {
     }
 
     fn rcpt(&self, session: &Session, message: &Message, recipient: &Recipient) -> Verdict {
-        // Mail that comes in is for a tenant, or the gateway does not take it.
-        if self.config.require_in_dns != When::NotLocal || session.direction() == Direction::Inbound {
-            return Verdict::Next;
-        }
         let Some(sender) = message.reverse_path() else { return Verdict::Next };
         let local = self.config.local_recipients.iter().any(|pattern| pattern.matches(&recipient.address));
         if local || Form::of(&sender.domain) == Form::Literal || self.is_exempt(session) {

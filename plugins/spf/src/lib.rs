@@ -26,11 +26,12 @@ impl Plugin for SpfPolicy {
         config.check().map(|()| Self { config })
     }
 
+    // What leaves a tenant is sent by its users, wherever they are.
+    fn wants(&self, _: Stage, direction: Direction) -> bool {
+        direction == Direction::Inbound
+    }
+
     fn mail_from(&self, session: &Session, message: &Message) -> Verdict {
-        // What leaves a tenant is sent by its users, wherever they are.
-        if session.direction() == Direction::Outbound {
-            return Verdict::Next;
-        }
         match authentication::spf_mail_from(session, message) {
             Ok(spf) => {
                 let verdict = self.judge(session, message, &spf);
@@ -54,9 +55,6 @@ impl Plugin for SpfPolicy {
     }
 
     fn data(&self, session: &Session, message: &Message) -> Verdict {
-        if session.direction() == Direction::Outbound {
-            return Verdict::Next;
-        }
         let spf = match authentication::spf_mail_from(session, message) {
             Ok(spf) => spf,
             Err(error) => {
@@ -93,13 +91,11 @@ impl SpfPolicy {
 
     fn judge(&self, session: &Session, message: &Message, spf: &Spf) -> Verdict {
         let of_sender = self.config.action(spf.outcome);
-        let (action, spf) = match authentication::spf_helo(session, message) {
-            Ok(helo) if strength(self.action(spf, Some(&helo))) > strength(of_sender) => (self.config.helo_fail, helo),
+        let stricter = strength(self.config.helo_fail) > strength(of_sender);
+        let helo = stricter.then(|| authentication::spf_helo(session, message).ok()).flatten();
+        let (action, spf) = match helo {
+            Some(helo) if helo.outcome == Outcome::Fail => (self.config.helo_fail, helo),
             _ => (of_sender, spf.clone()),
-        };
-        let client = match authentication::origin(session, message) {
-            Ok(origin) => origin.address.to_string(),
-            Err(_) => "this client".to_owned(),
         };
         match action {
             Action::None | Action::Tag => Verdict::Next,
@@ -113,21 +109,29 @@ impl SpfPolicy {
             }
             Action::Reject => {
                 metrics::add("rejected", 1);
+                let client = match authentication::origin(session, message) {
+                    Ok(origin) => origin.address.to_string(),
+                    Err(_) => "this client".to_owned(),
+                };
                 refusal(&spf, &client)
             }
         }
     }
 
     fn write(&self, session: &Session, message: &Message, spf: &Spf, helo: Option<&Spf>) {
-        let mut results = vec![of_sender(message, spf)];
+        let sender = message.reverse_path().map(|sender| sender.to_string());
+        let mut results = vec![of_sender(sender.as_deref(), spf)];
         // Of a null reverse-path it is the same.
-        if let Some(helo) = helo.filter(|helo| helo.outcome != Outcome::None && message.reverse_path().is_some()) {
+        if let Some(helo) = helo.filter(|helo| helo.outcome != Outcome::None && sender.is_some()) {
             results.push(ResultInfo::new("spf", helo.outcome).reason(&helo.reason).property("smtp.helo", &helo.domain));
         }
         let written = authentication::add_results(message, &results);
-        let origin = authentication::origin(session, message).ok();
-        let received = match origin.filter(|_| self.config.received_spf) {
-            Some(origin) => message.add_header("Received-SPF", &received_spf(message, spf, &origin), Position::Top),
+        let origin = self.config.received_spf.then(|| authentication::origin(session, message).ok()).flatten();
+        let received = match origin {
+            Some(origin) => {
+                let text = received_spf(sender.as_deref().unwrap_or_default(), spf, &origin);
+                message.add_header("Received-SPF", &text, Position::Top)
+            }
             None => Ok(()),
         };
         for error in [written, received].into_iter().filter_map(Result::err) {
@@ -136,17 +140,16 @@ impl SpfPolicy {
     }
 }
 
-fn of_sender(message: &Message, spf: &Spf) -> ResultInfo {
+fn of_sender(sender: Option<&str>, spf: &Spf) -> ResultInfo {
     let info = ResultInfo::new("spf", spf.outcome).reason(&spf.reason);
-    match message.reverse_path() {
-        Some(sender) => info.property("smtp.mailfrom", &sender.to_string()),
+    match sender {
+        Some(sender) => info.property("smtp.mailfrom", sender),
         None => info.property("smtp.helo", &spf.domain),
     }
 }
 
 /// RFC 7208 §9.1.
-fn received_spf(message: &Message, spf: &Spf, origin: &Origin) -> String {
-    let sender = message.reverse_path().map(|sender| sender.to_string()).unwrap_or_default();
+fn received_spf(sender: &str, spf: &Spf, origin: &Origin) -> String {
     let identity = match (&spf.identity, sender.is_empty()) {
         (SpfIdentity::MailFrom, false) => "mailfrom",
         _ => "helo",
@@ -157,7 +160,7 @@ fn received_spf(message: &Message, spf: &Spf, origin: &Origin) -> String {
         "{} ({receiver}: {comment}) client-ip={}; envelope-from={};",
         spf.outcome,
         origin.address,
-        value_text(&sender),
+        value_text(sender),
     );
     if let Some(helo) = &origin.helo {
         text.push_str(&format!(" helo={};", value_text(helo)));

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::authentication::{Authenticator, Subject};
 use super::call_ahead::{CallAhead, Presence};
 use super::dns::{Answer, DnsError, Lookup, NameService, Question, RecordType};
-use super::guest::{Bench, Guest, Names, bench_of, bench_with, call, call_at, settings, small};
+use super::guest::{Bench, Guest, Names, ask, bench_of, bench_with, call, call_at, settings, small};
 use super::signing::Keys;
 use super::{Limits, PluginSettings, Settings};
 use crate::mail::evidence::{ArcChain, Dmarc, Origin, Signature, Spf, SpfIdentity};
@@ -108,6 +108,27 @@ async fn run(bench: &Bench, plugin: PluginSettings, call: Call) -> pipeline::Ans
 
 fn granted(plugin: PluginSettings, grants: &[&str]) -> PluginSettings {
     PluginSettings { grants: grants.iter().map(|grant| (*grant).to_owned()).collect(), ..plugin }
+}
+
+#[tokio::test]
+async fn where_there_is_nothing_to_do_a_plugin_is_not_asked() {
+    use crate::pipeline::{Direction, StageSet};
+    let bench = Bench::new();
+    // Inbound at `rcpt`, outbound at `data`. What is said later changes nothing.
+    let skip = |stage: u8, direction: u8| format!("(call $skip (i32.const {stage}) (i32.const {direction}))");
+    let guest = Guest::new()
+        .import("config", "skip", "skip", "i32 i32")
+        .at("load", &(skip(3, 0) + &skip(4, 1)))
+        .at("connect", &skip(0, 0))
+        .at("rcpt", "")
+        .at("data", "");
+    let plugin = bench.load(guest).await.unwrap();
+    ask(&plugin, Stage::Connect).await.unwrap();
+    let stages = |stages: &[Stage]| stages.iter().copied().collect::<StageSet>();
+    assert_eq!(plugin.interest().of(Direction::Inbound), stages(&[Stage::Connect, Stage::Data]));
+    assert_eq!(plugin.interest().of(Direction::Outbound), stages(&[Stage::Connect, Stage::Rcpt]));
+    assert_eq!(plugin.inspect().stages, stages(&[Stage::Connect, Stage::Rcpt, Stage::Data]));
+    assert_eq!(plugin.report().stages, ["connect", "rcpt", "data"]);
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ async fn a_good_plugin_is_asked_at_all_its_stages() {
     let event =
         Event { kind: EventKind::Delivered, id: MessageId::next(), recipient: String::new(), detail: "250".into() };
     plugin.tell(event).await.unwrap();
-    assert_eq!(plugin.stages().iter().count(), 7);
+    assert_eq!(plugin.interest().stages().iter().count(), 7);
 }
 
 #[tokio::test]
@@ -255,7 +255,8 @@ async fn w4_log_lines_carry_whose_they_are() {
     plugin.judge(call).await.result.unwrap();
     let (_, record) = bench.events.try_recv().unwrap();
     assert_eq!((record.session, record.id), (Some(session), Some(id)));
-    let fields = ["plugin", "scope", "level", "text"].map(|name| record.fields[name].as_str().unwrap().to_owned());
+    let fields = record.fields();
+    let fields = ["plugin", "scope", "level", "text"].map(|name| fields[name].as_str().unwrap().to_owned());
     assert_eq!(fields, ["guest", "tenant:acme", "warn", "hello\n{}"]);
 }
 

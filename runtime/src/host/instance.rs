@@ -16,6 +16,15 @@ type OfSession = (Resource<SessionHandle>,);
 type OfMessage = (Resource<SessionHandle>, Resource<MessageHandle>);
 type OfRecipient = (Resource<SessionHandle>, Resource<MessageHandle>, GuestRecipient);
 
+/// A function of one instance, its type checked.
+#[derive(Clone, Copy)]
+enum Function {
+    OfSession(TypedFunc<OfSession, (GuestVerdict,)>),
+    OfMessage(TypedFunc<OfMessage, (GuestVerdict,)>),
+    OfRecipient(TypedFunc<OfRecipient, (GuestVerdict,)>),
+    OfEvent(TypedFunc<(GuestEvent,), ()>),
+}
+
 /// The functions of a component that may be called, found once when it is loaded.
 #[derive(Clone, Default)]
 pub(super) struct Exports {
@@ -46,13 +55,20 @@ pub(super) struct Instance {
     pub store: Store<CallState>,
     /// `None` until it is instantiated.
     instance: Option<component::Instance>,
+    /// Those called before, by stage: to check a type takes as long as a short call.
+    functions: [Option<Function>; Stage::ALL.len()],
     pub calls: u32,
 }
 
 impl Instance {
     /// A store with nothing in it yet.
     pub fn new(engine: &Engine, environment: Arc<Environment>, limits: &Limits) -> Self {
-        Self { store: CallState::store(engine, environment, limits), instance: None, calls: 0 }
+        Self {
+            store: CallState::store(engine, environment, limits),
+            instance: None,
+            functions: Default::default(),
+            calls: 0,
+        }
     }
 
     /// Drops what belongs to the last call. What stays is in the guest's own memory.
@@ -73,21 +89,38 @@ impl Instance {
         }
     }
 
-    async fn call<P, R>(
+    /// What it is asked with at that stage.
+    fn function(
         &mut self,
         instance: component::Instance,
-        index: &ComponentExportIndex,
-        params: P,
-    ) -> Result<R, Failure>
+        exports: &Exports,
+        stage: Stage,
+    ) -> Result<Function, Failure> {
+        if let Some(Some(known)) = self.functions.get(stage as usize) {
+            return Ok(*known);
+        }
+        let Some(index) = exports.at(stage) else { return Err(not_exported(stage)) };
+        let store = &mut self.store;
+        let found = match stage {
+            Stage::Connect | Stage::Helo => typed(instance, store, index).map(Function::OfSession),
+            Stage::MailFrom | Stage::Data | Stage::Deliver => typed(instance, store, index).map(Function::OfMessage),
+            Stage::Rcpt => typed(instance, store, index).map(Function::OfRecipient),
+            Stage::Event => typed(instance, store, index).map(Function::OfEvent),
+        };
+        let found = found.map_err(|error| of_guest(&error, self.store.data(), Phase::Call))?;
+        if let Some(place) = self.functions.get_mut(stage as usize) {
+            *place = Some(found);
+        }
+        Ok(found)
+    }
+
+    async fn call<P, R>(&mut self, function: TypedFunc<P, R>, params: P) -> Result<R, Failure>
     where
         P: ComponentNamedList + Lower + Send + Sync + 'static,
         R: ComponentNamedList + Lift + Send + Sync + 'static,
     {
         self.calls += 1;
-        let result = match typed(instance, &mut self.store, index) {
-            Ok(function) => function.call_async(&mut self.store, params).await,
-            Err(error) => Err(error),
-        };
+        let result = function.call_async(&mut self.store, params).await;
         result.map_err(|error| of_guest(&error, self.store.data(), Phase::Call))
     }
 
@@ -102,17 +135,16 @@ impl Instance {
         let id = asked.mail.as_ref().map(|mail| mail.id);
         self.store.data_mut().begin(Some(asked), id);
         let instance = self.instantiate(pre).await?;
-        let Some(index) = exports.at(stage) else { return Err(not_exported(stage)) };
         // The handles carry nothing: what they stand for is in the state.
         let session = || Resource::<SessionHandle>::new_borrow(0);
         let message = || Resource::<MessageHandle>::new_borrow(0);
-        let (verdict,): (GuestVerdict,) = match (stage, recipient) {
-            (Stage::Connect | Stage::Helo, _) => self.call(instance, index, (session(),)).await?,
-            (Stage::Rcpt, Some(recipient)) => self.call(instance, index, (session(), message(), recipient)).await?,
-            (Stage::MailFrom | Stage::Data | Stage::Deliver, _) => {
-                self.call(instance, index, (session(), message())).await?
+        let (verdict,) = match (self.function(instance, exports, stage)?, recipient) {
+            (Function::OfSession(function), _) => self.call(function, (session(),)).await?,
+            (Function::OfMessage(function), _) => self.call(function, (session(), message())).await?,
+            (Function::OfRecipient(function), Some(recipient)) => {
+                self.call(function, (session(), message(), recipient)).await?
             }
-            (Stage::Rcpt | Stage::Event, _) => return Err(not_exported(stage)),
+            (Function::OfRecipient(_), None) | (Function::OfEvent(_), _) => return Err(not_exported(stage)),
         };
         Ok(verdict)
     }
@@ -125,8 +157,10 @@ impl Instance {
     ) -> Result<(), Failure> {
         self.store.data_mut().begin(None, Some(event.id));
         let instance = self.instantiate(pre).await?;
-        let Some(index) = exports.at(Stage::Event) else { return Err(not_exported(Stage::Event)) };
-        self.call::<(GuestEvent,), ()>(instance, index, (abi::event(event),)).await
+        match self.function(instance, exports, Stage::Event)? {
+            Function::OfEvent(function) => self.call(function, (abi::event(event),)).await,
+            _ => Err(not_exported(Stage::Event)),
+        }
     }
 
     /// Instantiates it, checks that each of its functions has the type of the contract, and asks `on-load.check`.
@@ -138,23 +172,15 @@ impl Instance {
     ) -> Result<Result<(), String>, Failure> {
         self.store.data_mut().begin(None, None);
         let instance = self.instantiate(pre).await?;
-        for (stage, index) in &exports.stages {
-            let checked = match stage {
-                Stage::Connect | Stage::Helo => {
-                    typed::<OfSession, (GuestVerdict,)>(instance, &mut self.store, index).map(drop)
-                }
-                Stage::Rcpt => typed::<OfRecipient, (GuestVerdict,)>(instance, &mut self.store, index).map(drop),
-                Stage::MailFrom | Stage::Data | Stage::Deliver => {
-                    typed::<OfMessage, (GuestVerdict,)>(instance, &mut self.store, index).map(drop)
-                }
-                Stage::Event => typed::<(GuestEvent,), ()>(instance, &mut self.store, index).map(drop),
-            };
-            checked.map_err(|error| of_guest(&error, self.store.data(), Phase::Call))?;
+        for (stage, _) in &exports.stages {
+            self.function(instance, exports, *stage)?;
         }
         match &exports.on_load {
             None => Ok(Ok(())),
             Some(index) => {
-                let (answer,): (Result<(), String>,) = self.call(instance, index, ()).await?;
+                let function = typed::<(), (Result<(), String>,)>(instance, &mut self.store, index);
+                let function = function.map_err(|error| of_guest(&error, self.store.data(), Phase::Call))?;
+                let (answer,) = self.call(function, ()).await?;
                 Ok(answer)
             }
         }

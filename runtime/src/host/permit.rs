@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::pipeline::Scope;
 
@@ -24,14 +24,17 @@ pub(super) struct Permits {
 /// One plugin's share.
 pub(super) struct Quota {
     /// In the order in which they are acquired: its own, that of its scope, the global one.
-    levels: Vec<Arc<Semaphore>>,
+    levels: [Option<Arc<Semaphore>>; 3],
 }
 
 /// A turn; ends when dropped.
 #[derive(Debug)]
-pub(super) struct Permit {
-    _held: Vec<OwnedSemaphorePermit>,
+pub(super) struct Permit<'a> {
+    _held: Held<'a>,
 }
+
+/// One of each level.
+type Held<'a> = [Option<SemaphorePermit<'a>>; 3];
 
 impl Permits {
     pub fn new(all: usize) -> Self {
@@ -41,8 +44,7 @@ impl Permits {
     /// The platform's plugins have no limit together: who writes them runs the gateway.
     pub fn quota(&self, scope: &Scope, own: usize) -> Quota {
         let of_scope = (*scope != Scope::Platform).then(|| self.of_scope(scope));
-        let levels = [Some(semaphore(own)), of_scope, Some(self.all.clone())];
-        Quota { levels: levels.into_iter().flatten().collect() }
+        Quota { levels: [Some(semaphore(own)), of_scope, Some(self.all.clone())] }
     }
 
     fn of_scope(&self, scope: &Scope) -> Arc<Semaphore> {
@@ -58,15 +60,26 @@ impl Permits {
 }
 
 impl Quota {
+    /// Where nobody has to wait, which is nearly always.
+    pub fn turn_at_once(&self) -> Option<Permit<'_>> {
+        let mut held = Held::default();
+        for (level, held) in self.levels.iter().zip(&mut held) {
+            *held = level.as_ref().map(|level| level.try_acquire()).transpose().ok()?;
+        }
+        Some(Permit { _held: held })
+    }
+
     /// Waits for as long as it takes: the caller gives up by dropping it, which gives back what was acquired by then.
     /// `None` never happens as long as nobody closes a semaphore.
     ///
     /// The order is the same for all, so there is no cycle. The plugin's own permit comes first and the global one
     /// last: what waits for a plugin or scope that is stuck takes nothing from the others.
-    pub async fn turn(&self) -> Option<Permit> {
-        let mut held = Vec::with_capacity(self.levels.len());
-        for level in &self.levels {
-            held.push(level.clone().acquire_owned().await.ok()?);
+    pub async fn turn(&self) -> Option<Permit<'_>> {
+        let mut held = Held::default();
+        for (level, held) in self.levels.iter().zip(&mut held) {
+            if let Some(level) = level {
+                *held = Some(level.acquire().await.ok()?);
+            }
         }
         Some(Permit { _held: held })
     }
@@ -84,12 +97,27 @@ mod tests {
     use super::*;
 
     /// `None` when it waits for another to end.
-    async fn turn(quota: &Quota) -> Option<Permit> {
+    async fn turn(quota: &Quota) -> Option<Permit<'_>> {
         tokio::time::timeout(Duration::from_secs(1), quota.turn()).await.ok().flatten()
     }
 
     fn tenant(name: &str) -> Scope {
         Scope::Tenant(Arc::from(name))
+    }
+
+    #[test]
+    fn at_once_or_not_at_all() {
+        let permits = Permits::new(2);
+        let (one, other) = (permits.quota(&tenant("a"), 1), permits.quota(&Scope::Platform, 4));
+        let held = one.turn_at_once().unwrap();
+        assert!(one.turn_at_once().is_none());
+        let last = other.turn_at_once().unwrap();
+        assert!(other.turn_at_once().is_none(), "the global quota is used up");
+        drop(held);
+        // What failed half way has given back what it had.
+        assert!(one.turn_at_once().is_some());
+        drop(last);
+        assert_eq!(permits.all.available_permits(), 2);
     }
 
     #[tokio::test(start_paused = true)]
@@ -108,16 +136,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn all_plugins_of_a_tenant_have_a_quarter_together() {
         let permits = Permits::new(8);
+        let reseller = permits.quota(&Scope::Reseller(Arc::from("many")), 8);
+        let (other, platform) = (permits.quota(&tenant("other"), 8), permits.quota(&Scope::Platform, 8));
         let plugins: Vec<Quota> = (0..8).map(|_| permits.quota(&tenant("many"), 8)).collect();
         let mut held = vec![turn(&plugins[0]).await.unwrap(), turn(&plugins[1]).await.unwrap()];
         for plugin in &plugins {
             assert!(turn(plugin).await.is_none());
         }
-        let reseller = permits.quota(&Scope::Reseller(Arc::from("many")), 8);
-        for other in [&permits.quota(&tenant("other"), 8), &reseller] {
+        for other in [&other, &reseller] {
             held.push(turn(other).await.unwrap());
         }
-        let platform = permits.quota(&Scope::Platform, 8);
         for _ in 0..4 {
             held.push(turn(&platform).await.unwrap());
         }
@@ -143,12 +171,12 @@ mod tests {
         let permits = Permits::new(4);
         let before = permits.quota(&tenant("a"), 4);
         let held = turn(&before).await.unwrap();
-        drop(before);
+        // A call of the old plugin is under way.
         let after = permits.quota(&tenant("a"), 4);
         assert!(turn(&after).await.is_none());
         drop(held);
         assert!(turn(&after).await.is_some());
-        drop(after);
+        drop((before, after));
         permits.quota(&tenant("b"), 4);
         permits.quota(&tenant("c"), 4);
         assert_eq!(permits.scopes.lock().unwrap().len(), 1, "a scope without plugins is forgotten");

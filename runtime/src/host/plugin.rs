@@ -1,11 +1,13 @@
 //! A plugin that is loaded: what the pipeline asks.
 
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout, timeout_at};
 use wasmtime::Engine;
 use wasmtime::component::InstancePre;
 
@@ -20,7 +22,7 @@ use super::pool::Pool;
 use super::state::{Asked, CallState, Environment};
 use super::statistics::{Activity, Statistics};
 use super::stopwatch;
-use crate::pipeline::{Answer, Call, Cause, Event, Failure, Filter, Judged, Scope, StageSet, Usage};
+use crate::pipeline::{Answer, Call, Cause, Event, Failure, Filter, Interest, Judged, Scope, StageSet, Usage};
 
 /// A component, configured for one scope.
 pub struct Plugin {
@@ -104,7 +106,10 @@ pub struct Inspection {
     pub version: Arc<str>,
     /// Octets of those.
     pub size: usize,
+    /// Those that it has.
     pub stages: StageSet,
+    /// Where it has something to do with its config.
+    pub interest: Interest,
     /// It has `on-load`.
     pub checks_config: bool,
     /// Interfaces that it imports: `dns`, `tables`, …
@@ -145,7 +150,7 @@ impl Plugin {
             scope: inspection.scope.to_string(),
             digest: inspection.digest.to_string(),
             size: inspection.size,
-            stages: inspection.stages.iter().map(|stage| stage.name().to_owned()).collect(),
+            stages: inspection.interest.stages().iter().map(|stage| stage.name().to_owned()).collect(),
             checks_config: inspection.checks_config,
             imports: inspection.imports.clone(),
             activity: self.statistics.report(self.breaker(), self.pool.as_ref().map_or(0, Pool::idle)),
@@ -159,14 +164,23 @@ impl Plugin {
 
     /// Runs one call under the wall limit.
     pub(super) async fn limited<T>(&self, call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-        tokio::time::timeout(self.limits.wall, call).await.unwrap_or_else(|_| {
+        let end = Instant::now() + self.limits.wall;
+        let mut call = pin!(call);
+        // Most calls wait for nothing, and need no timer.
+        if let Poll::Ready(result) = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await {
+            return result;
+        }
+        timeout_at(end, call).await.unwrap_or_else(|_| {
             Err(failure(Cause::Wall, format!("no answer within {} ms", self.limits.wall.as_millis())))
         })
     }
 
-    async fn permit(&self) -> Result<Permit, Failure> {
+    async fn permit(&self) -> Result<Permit<'_>, Failure> {
+        if let Some(permit) = self.quota.turn_at_once() {
+            return Ok(permit);
+        }
         let busy = || failure(Cause::Busy, "as many calls as may run at a time, and none ended in time");
-        tokio::time::timeout(self.wait, self.quota.turn()).await.ok().flatten().ok_or_else(busy)
+        timeout(self.wait, self.quota.turn()).await.ok().flatten().ok_or_else(busy)
     }
 
     async fn ask(&self, call: Call, started: Instant) -> (Result<Answer, Failure>, Usage) {
@@ -245,8 +259,8 @@ impl Plugin {
 }
 
 impl Filter for Plugin {
-    fn stages(&self) -> StageSet {
-        self.inspection.stages
+    fn interest(&self) -> Interest {
+        self.inspection.interest
     }
 
     fn version(&self) -> Option<&str> {

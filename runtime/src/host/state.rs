@@ -13,7 +13,7 @@ use super::permit::Quota;
 use super::stopwatch;
 use super::table::Tables;
 use crate::mail::{Mail, MessageId};
-use crate::pipeline::{Call, Capability, Cause, Exemption, Notes, Scope, SessionFacts, Stage};
+use crate::pipeline::{Call, Capability, Cause, Exemption, Interest, Notes, Scope, SessionFacts, Stage};
 
 /// What a plugin is and may do; the same for all its instances.
 pub(super) struct Environment {
@@ -51,6 +51,8 @@ pub(super) struct CallState {
     pub last_error: Option<String>,
     /// The mail that the log lines are about.
     pub mail_id: Option<MessageId>,
+    /// At which stages it said, when it was loaded, that it has nothing to do.
+    pub skipped: Interest,
     /// `None` where no mail is judged: at load, and when an event is told.
     pub asked: Option<Asked>,
 }
@@ -96,6 +98,7 @@ impl CallState {
             log: LogBudget::new(limits),
             last_error: None,
             mail_id: None,
+            skipped: Interest::default(),
             asked: None,
         };
         let mut store = Store::new(engine, state);

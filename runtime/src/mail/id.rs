@@ -45,12 +45,12 @@ impl MessageId {
 
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for digit in (0..LENGTH).rev() {
+        let mut text = [b'0'; LENGTH];
+        for (digit, letter) in text.iter_mut().rev().enumerate() {
             let index = (self.0 >> (digit * 5)) & 31;
-            let letter = ALPHABET.get(usize::try_from(index).unwrap_or(0)).copied().unwrap_or(b'0');
-            write!(f, "{}", char::from(letter))?;
+            *letter = ALPHABET.get(usize::try_from(index).unwrap_or(0)).copied().unwrap_or(b'0');
         }
-        Ok(())
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use prometheus::{Histogram, IntCounter};
 
 use super::filter::Filter;
 use super::stage::Stage;
@@ -93,6 +95,40 @@ pub struct Entry {
     pub on_failure: OnFailure,
     /// The platform allows that white lists lift this test's refusals.
     pub exemptable: bool,
+    pub series: Series,
+}
+
+/// The metrics of one entry, found by their labels once.
+#[derive(Clone, Default)]
+pub struct Series {
+    seconds: [OnceLock<Histogram>; Stage::ALL.len()],
+    nexts: [OnceLock<IntCounter>; Stage::ALL.len()],
+}
+
+impl Series {
+    /// How long it takes at a stage.
+    pub fn seconds(&self, stage: Stage, find: impl FnOnce() -> Histogram) -> Histogram {
+        known(&self.seconds, stage, find)
+    }
+
+    /// How often it says `next` there.
+    pub fn nexts(&self, stage: Stage, find: impl FnOnce() -> IntCounter) -> IntCounter {
+        known(&self.nexts, stage, find)
+    }
+}
+
+fn known<T: Clone>(series: &[OnceLock<T>], stage: Stage, find: impl FnOnce() -> T) -> T {
+    match series.get(stage as usize) {
+        Some(cell) => cell.get_or_init(find).clone(),
+        None => find(),
+    }
+}
+
+impl Entry {
+    /// It is asked there.
+    pub fn is_asked(&self, stage: Stage, direction: Direction) -> bool {
+        self.directions.has(direction) && self.filter.interest().of(direction).has(stage)
+    }
 }
 
 #[derive(Clone, Default)]
@@ -102,7 +138,7 @@ pub struct Chain {
 
 impl Chain {
     pub fn at(&self, stage: Stage, direction: Direction) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().filter(move |e| e.filter.stages().has(stage) && e.directions.has(direction))
+        self.entries.iter().filter(move |entry| entry.is_asked(stage, direction))
     }
 }
 

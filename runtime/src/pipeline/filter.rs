@@ -2,19 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use super::edit::Edit;
 use super::facts::SessionFacts;
-use super::stage::{Stage, StageSet};
+use super::stage::{Interest, Stage};
 use super::verdict::Verdict;
 use crate::mail::{Mail, MessageId, Recipient};
 
 /// One plugin, loaded and configured for one scope.
 pub trait Filter: Send + Sync {
-    /// At which stages it wants to be asked.
-    fn stages(&self) -> StageSet;
+    /// Where it wants to be asked.
+    fn interest(&self) -> Interest;
 
     /// Which version it is, for the log.
     fn version(&self) -> Option<&str> {
@@ -44,6 +44,12 @@ pub struct Call {
 /// A plugin's memory within a session and transaction: keys and values, bounded by the host.
 pub type Notes = Arc<BTreeMap<String, Vec<u8>>>;
 
+/// Nothing is noted: the same value each time, so that it costs nothing and is known again.
+pub fn no_notes() -> Notes {
+    static NONE: LazyLock<Notes> = LazyLock::new(Notes::default);
+    NONE.clone()
+}
+
 #[derive(Debug, Clone)]
 pub struct Judged {
     pub result: Result<Answer, Failure>,
@@ -62,7 +68,7 @@ pub struct Answer {
 
 impl Answer {
     pub fn new(verdict: Verdict) -> Self {
-        Self { verdict, edits: Vec::new(), exemptions: Vec::new(), notes: Notes::default() }
+        Self { verdict, edits: Vec::new(), exemptions: Vec::new(), notes: no_notes() }
     }
 }
 

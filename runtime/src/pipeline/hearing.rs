@@ -9,15 +9,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::chain::{Chain, Chains, Direction, Directions, Entry, OnFailure, Scope};
+use super::edit::Edit;
 use super::facts::SessionFacts;
-use super::filter::{Answer, Call, Failure, Judged, Notes};
+use super::filter::{Call, Exemption, Failure, Judged, Notes, Usage, no_notes};
 use super::stage::Stage;
 use super::verdict::Verdict;
-use crate::log::{EventLog, Record};
+use crate::log::{EventLog, Fields, List, Record};
 use crate::mail::{Mail, Recipient};
 use crate::metrics::Metrics;
 use crate::smtp::{Enhanced, Reply};
@@ -95,13 +97,13 @@ pub struct Hearing {
 impl Hearing {
     /// `connect`, `helo`, `mail-from`: only a disconnect acts now, the rest is held.
     pub async fn early(&mut self, clerk: &Clerk, stage: Stage) -> Verdict {
-        let started = Instant::now();
+        let mut round = Round::new(clerk);
         if self.held_for_good() {
             return Verdict::Next;
         }
         let mut layer = Layer { heard_as: Some(self.direction), ..Layer::default() };
         let chain = self.chains.platform.clone();
-        self.run(clerk, &Scope::Platform, &chain, stage, None, &mut layer).await;
+        self.run(&mut round, &Scope::Platform, &chain, stage, None, &mut layer).await;
         let disconnect = strongest(&layer.opinions).filter(|v| matches!(v, Verdict::Disconnect(_)));
         match stage {
             Stage::Connect => self.session.connect = layer,
@@ -109,20 +111,20 @@ impl Hearing {
             _ => self.transaction.mail = layer,
         }
         let verdict = disconnect.unwrap_or(Verdict::Next);
-        self.note_stage(clerk, stage, started, &verdict);
+        self.note_stage(&round, stage, &verdict);
         verdict
     }
 
     /// One recipient: the answer counts everything held, less what is lifted.
     pub async fn rcpt(&mut self, clerk: &Clerk, recipient: &Recipient) -> Verdict {
-        let started = Instant::now();
+        let mut round = Round::new(clerk);
         let mut layer = Layer::default();
         if !self.held_for_good() {
-            self.hear_tenant(clerk).await;
+            self.hear_tenant(&mut round).await;
         }
         if !self.held_for_good() {
             for (scope, chain) in self.scopes() {
-                if self.run(clerk, &scope, &chain, Stage::Rcpt, Some(recipient), &mut layer).await {
+                if self.run(&mut round, &scope, &chain, Stage::Rcpt, Some(recipient), &mut layer).await {
                     break;
                 }
             }
@@ -131,7 +133,7 @@ impl Hearing {
         if !verdict.is_refusal() {
             self.transaction.recipients.push(layer);
         }
-        self.note_stage(clerk, Stage::Rcpt, started, &verdict);
+        self.note_stage(&round, Stage::Rcpt, &verdict);
         verdict
     }
 
@@ -146,29 +148,29 @@ impl Hearing {
     }
 
     async fn whole_mail(&mut self, clerk: &Clerk, stage: Stage) -> Verdict {
-        let started = Instant::now();
+        let mut round = Round::new(clerk);
         let mut layer = Layer::default();
         for (scope, chain) in self.scopes() {
-            if self.run(clerk, &scope, &chain, stage, None, &mut layer).await {
+            if self.run(&mut round, &scope, &chain, stage, None, &mut layer).await {
                 break;
             }
         }
         let lifted = self.lifted(&layer, true);
         let verdict = strongest(&without(&layer.opinions, &lifted)).unwrap_or(Verdict::Next);
-        self.note_stage(clerk, stage, started, &verdict);
+        self.note_stage(&round, stage, &verdict);
         verdict
     }
 
     /// The recipient has revealed the tenant: its chain, and the reseller's, hear what came before.
-    async fn hear_tenant(&mut self, clerk: &Clerk) {
+    async fn hear_tenant(&mut self, round: &mut Round<'_>) {
         if std::mem::replace(&mut self.transaction.tenant_heard, true) {
             return;
         }
         let mut layer = std::mem::take(&mut self.transaction.mail);
-        self.hear_missed(clerk, &mut layer).await;
+        self.hear_missed(round, &mut layer).await;
         'scopes: for (scope, chain) in self.scopes().into_iter().filter(|(scope, _)| *scope != Scope::Platform) {
             for stage in [Stage::Connect, Stage::Helo, Stage::MailFrom] {
-                if self.run(clerk, &scope, &chain, stage, None, &mut layer).await {
+                if self.run(round, &scope, &chain, stage, None, &mut layer).await {
                     break 'scopes;
                 }
             }
@@ -178,7 +180,7 @@ impl Hearing {
 
     /// AUTH has turned inbound mail into outbound mail: the platform's entries for that direction alone have not been
     /// asked about connection and name yet.
-    async fn hear_missed(&mut self, clerk: &Clerk, layer: &mut Layer) {
+    async fn hear_missed(&mut self, round: &mut Round<'_>, layer: &mut Layer) {
         let entries = self.chains.platform.entries.clone();
         for (stage, heard_as) in
             [(Stage::Connect, self.session.connect.heard_as), (Stage::Helo, self.session.helo.heard_as)]
@@ -187,9 +189,9 @@ impl Hearing {
                 continue;
             }
             // None at all was asked where a refusal was held that counts no more.
-            let was_asked = |entry: &&Entry| heard_as.is_some_and(|heard_as| entry.directions.has(heard_as));
+            let was_asked = |entry: &&Entry| heard_as.is_some_and(|heard_as| entry.is_asked(stage, heard_as));
             let missed = entries.iter().filter(|entry| !was_asked(entry)).cloned().collect();
-            if self.run(clerk, &Scope::Platform, &Chain { entries: missed }, stage, None, layer).await {
+            if self.run(round, &Scope::Platform, &Chain { entries: missed }, stage, None, layer).await {
                 return;
             }
         }
@@ -209,7 +211,7 @@ impl Hearing {
     /// Asks one scope's chain. True when the stage ends: a refusal that nothing can lift.
     async fn run(
         &mut self,
-        clerk: &Clerk,
+        round: &mut Round<'_>,
         scope: &Scope,
         chain: &Chain,
         stage: Stage,
@@ -218,10 +220,10 @@ impl Hearing {
     ) -> bool {
         for entry in chain.at(stage, self.direction) {
             if entry.exemptable && self.lifted(layer, stage >= Stage::Data).contains(&entry.name) {
-                clerk.log.emit(self.record("exempted", stage, entry, scope));
+                round.clerk.log.emit(self.record("exempted", stage, entry, scope));
                 continue;
             }
-            let verdict = self.ask(clerk, scope, entry, stage, recipient, layer).await;
+            let verdict = self.ask(round, scope, entry, stage, recipient, layer).await;
             if verdict.strength() > 0 {
                 let ends = verdict.is_refusal() && !entry.exemptable;
                 layer.opinions.push(Opinion {
@@ -242,32 +244,39 @@ impl Hearing {
 
     async fn ask(
         &mut self,
-        clerk: &Clerk,
+        round: &mut Round<'_>,
         scope: &Scope,
         entry: &Entry,
         stage: Stage,
         recipient: Option<&Recipient>,
         layer: &mut Layer,
     ) -> Verdict {
-        let key = (scope.clone(), entry.name.clone());
-        // What a plugin noted in the session is read in the transaction; a reading of its own is made when it writes.
-        let memories = [&self.transaction.memory, &self.session.helo_memory, &self.session.connect_memory];
-        let notes = memories.into_iter().find_map(|memory| memory.get(&key)).cloned();
+        let notes = self.notes(scope, entry);
         let call = Call {
             stage,
             session: self.facts.clone(),
             mail: self.mail.clone(),
             recipient: recipient.cloned(),
-            notes: notes.unwrap_or_default(),
+            notes: notes.clone(),
         };
         let Judged { result, usage } = entry.filter.judge(call).await;
         let (verdict, failure) = match result {
-            Ok(answer) => (self.take_answer(clerk, key, answer, stage, layer), None),
+            Ok(answer) => {
+                // Most plugins note nothing.
+                if !Arc::ptr_eq(&notes, &answer.notes) {
+                    self.keep_notes(scope, entry, stage, answer.notes);
+                }
+                self.lift(round.clerk, entry, answer.exemptions, stage, layer);
+                self.edit(answer.edits);
+                (answer.verdict, None)
+            }
             Err(failure) => (on_failure(entry.on_failure, stage, &failure), Some(failure)),
         };
-        let (metrics, name) = (&clerk.metrics, entry.name.as_ref());
-        metrics.plugin_seconds.with_label_values(&[name, stage.name()]).observe(usage.wall.as_secs_f64());
-        metrics.plugin_verdicts.with_label_values(&[name, stage.name(), verdict.name()]).inc();
+        round.count(entry, stage, &verdict, usage.wall);
+        if verdict == Verdict::Next && failure.is_none() {
+            round.note_next(scope, entry, stage, &usage);
+            return verdict;
+        }
         let mut record = self
             .record("plugin", stage, entry, scope)
             .text("verdict", verdict.name())
@@ -285,41 +294,50 @@ impl Hearing {
         if let Some(failure) = failure {
             record = record.text("failure", failure.cause.name()).text("detail", &failure.detail);
         }
-        clerk.log.emit(record);
+        round.clerk.log.emit(record);
         verdict
     }
 
-    fn take_answer(
-        &mut self,
-        clerk: &Clerk,
-        key: (Scope, Arc<str>),
-        answer: Answer,
-        stage: Stage,
-        layer: &mut Layer,
-    ) -> Verdict {
-        if let Some(mail) = self.mail.as_mut().filter(|_| !answer.edits.is_empty()) {
-            let mail = Arc::make_mut(mail);
-            answer.edits.into_iter().for_each(|edit| edit.apply(mail));
+    /// What a plugin noted in the session is read in the transaction; a reading of its own is made when it writes.
+    fn notes(&self, scope: &Scope, entry: &Entry) -> Notes {
+        let memories = [&self.transaction.memory, &self.session.helo_memory, &self.session.connect_memory];
+        let mut some = memories.into_iter().filter(|memory| !memory.is_empty()).peekable();
+        if some.peek().is_none() {
+            return no_notes();
         }
-        for exemption in answer.exemptions {
+        let key = (scope.clone(), entry.name.clone());
+        some.find_map(|memory| memory.get(&key)).cloned().unwrap_or_else(no_notes)
+    }
+
+    /// The notes of `connect` and `helo` are the session's; RSET must not lose them, nor a transaction leave any.
+    fn keep_notes(&mut self, scope: &Scope, entry: &Entry, stage: Stage, notes: Notes) {
+        let memory = match stage {
+            Stage::Connect if *scope == Scope::Platform => &mut self.session.connect_memory,
+            Stage::Helo if *scope == Scope::Platform => &mut self.session.helo_memory,
+            _ => &mut self.transaction.memory,
+        };
+        memory.insert((scope.clone(), entry.name.clone()), notes);
+    }
+
+    fn edit(&mut self, edits: Vec<Edit>) {
+        if let Some(mail) = self.mail.as_mut().filter(|_| !edits.is_empty()) {
+            let mail = Arc::make_mut(mail);
+            edits.into_iter().for_each(|edit| edit.apply(mail));
+        }
+    }
+
+    fn lift(&self, clerk: &Clerk, entry: &Entry, exemptions: Vec<Exemption>, stage: Stage, layer: &mut Layer) {
+        for exemption in exemptions {
             clerk.log.emit(
                 Record::new("exemption")
                     .session(self.facts.id)
                     .text("stage", stage)
-                    .text("by", &key.1)
+                    .text("by", &entry.name)
                     .text("test", &exemption.test)
                     .text("rule", &exemption.rule),
             );
             layer.exemptions.push(exemption.test.into());
         }
-        // The notes of `connect` and `helo` are the session's; RSET must not lose them, nor a transaction leave any.
-        let memory = match stage {
-            Stage::Connect if key.0 == Scope::Platform => &mut self.session.connect_memory,
-            Stage::Helo if key.0 == Scope::Platform => &mut self.session.helo_memory,
-            _ => &mut self.transaction.memory,
-        };
-        memory.insert(key, answer.notes);
-        answer.verdict
     }
 
     /// A refusal is held that no exemption can lift: nobody need be asked any more.
@@ -356,12 +374,52 @@ impl Hearing {
         record.text("stage", stage).text("plugin", &entry.name).text("scope", scope)
     }
 
-    fn note_stage(&self, clerk: &Clerk, stage: Stage, started: Instant, verdict: &Verdict) {
-        let took = started.elapsed();
-        clerk.metrics.stage_seconds.with_label_values(&[stage.name()]).observe(took.as_secs_f64());
+    fn note_stage(&self, round: &Round<'_>, stage: Stage, verdict: &Verdict) {
+        let took = round.started.elapsed();
+        let Clerk { log, metrics } = round.clerk;
+        metrics.stage_seconds.with_label_values(&[stage.name()]).observe(took.as_secs_f64());
         let record = Record::new("stage").session(self.facts.id);
         let record = if let Some(mail) = &self.mail { record.id(mail.id) } else { record };
-        clerk.log.emit(record.text("stage", stage).text("verdict", verdict.name()).micros("took_us", took));
+        let record = record.text("stage", stage).text("verdict", verdict.name()).micros("took_us", took);
+        log.emit(record.list("next", &round.next));
+    }
+}
+
+/// One stage of one mail, as it is written down.
+struct Round<'a> {
+    clerk: &'a Clerk,
+    started: Instant,
+    /// Who said `next`, which is nearly everybody: they stand in the record of the stage.
+    next: List,
+}
+
+impl<'a> Round<'a> {
+    fn new(clerk: &'a Clerk) -> Self {
+        Self { clerk, started: Instant::now(), next: List::default() }
+    }
+
+    fn count(&self, entry: &Entry, stage: Stage, verdict: &Verdict, wall: Duration) {
+        let (metrics, name) = (&self.clerk.metrics, entry.name.as_ref());
+        let seconds = || metrics.plugin_seconds.with_label_values(&[name, stage.name()]);
+        entry.series.seconds(stage, seconds).observe(wall.as_secs_f64());
+        let verdicts = || metrics.plugin_verdicts.with_label_values(&[name, stage.name(), verdict.name()]);
+        match verdict {
+            Verdict::Next => entry.series.nexts(stage, verdicts).inc(),
+            _ => verdicts().inc(),
+        }
+    }
+
+    fn note_next(&mut self, scope: &Scope, entry: &Entry, stage: Stage, usage: &Usage) {
+        let mut item = Fields::default();
+        item.text("plugin", &entry.name);
+        item.text("scope", scope);
+        item.text("stage", stage.name());
+        if let Some(version) = entry.filter.version() {
+            item.text("version", version);
+        }
+        item.micros("wall_us", usage.wall);
+        item.micros("cpu_us", usage.cpu);
+        self.next.push(&item);
     }
 }
 
@@ -402,7 +460,7 @@ mod tests {
 
     use super::*;
     use crate::mail::{Envelope, MessageId};
-    use crate::pipeline::{Cause, Event, Exemption, Filter, Role, SessionId, StageSet, Usage};
+    use crate::pipeline::{Answer, Cause, Event, Filter, Interest, Role, Series, SessionId};
     use crate::smtp::{Mailbox, ReversePath};
 
     /// Says what its script says, stage by stage, and counts how often it was asked.
@@ -412,8 +470,8 @@ mod tests {
     }
 
     impl Filter for Scripted {
-        fn stages(&self) -> StageSet {
-            self.says.iter().map(|(stage, _)| *stage).collect()
+        fn interest(&self) -> Interest {
+            Interest::both(self.says.iter().map(|(stage, _)| *stage).collect())
         }
         fn judge<'a>(&'a self, call: Call) -> Pin<Box<dyn Future<Output = Judged> + Send + 'a>> {
             self.asked.lock().unwrap().push(call.stage);
@@ -442,6 +500,7 @@ mod tests {
             directions: Directions::Both,
             on_failure: OnFailure::Defer,
             exemptable,
+            series: Series::default(),
         };
         (entry, filter)
     }

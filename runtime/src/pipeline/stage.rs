@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::chain::Direction;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Stage {
     Connect,
@@ -50,12 +52,47 @@ impl StageSet {
         Self(self.0 | 1 << stage as u8)
     }
 
+    #[must_use]
+    pub fn without(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
+    }
+
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
     pub fn iter(self) -> impl Iterator<Item = Stage> {
         Stage::ALL.into_iter().filter(move |&stage| self.has(stage))
+    }
+}
+
+/// At which stages, of mail in which direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Interest {
+    pub inbound: StageSet,
+    pub outbound: StageSet,
+}
+
+impl Interest {
+    pub fn both(stages: StageSet) -> Self {
+        Self { inbound: stages, outbound: stages }
+    }
+
+    pub fn of(self, direction: Direction) -> StageSet {
+        match direction {
+            Direction::Inbound => self.inbound,
+            Direction::Outbound => self.outbound,
+        }
+    }
+
+    /// In either direction.
+    pub fn stages(self) -> StageSet {
+        self.inbound.iter().chain(self.outbound.iter()).collect()
+    }
+
+    #[must_use]
+    pub fn without(self, other: Self) -> Self {
+        Self { inbound: self.inbound.without(other.inbound), outbound: self.outbound.without(other.outbound) }
     }
 }
 

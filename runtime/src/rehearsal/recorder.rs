@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::Event;
 use crate::host::Plugin;
 use crate::log::Record;
-use crate::pipeline::{Call, Event as MailEvent, Failure, Filter, Judged, Stage, StageSet};
+use crate::pipeline::{Call, Event as MailEvent, Failure, Filter, Interest, Judged, Stage};
 use crate::queue::NewMail;
 use crate::server::acceptance::new_mail;
 use crate::session::{Accepted, CommitError, Services};
@@ -48,7 +48,8 @@ pub struct LogLine {
 
 impl LogLine {
     fn of(record: &Record) -> Option<Self> {
-        let field = |name: &str| record.fields.get(name).and_then(|value| value.as_str()).map(str::to_owned);
+        let fields = record.fields();
+        let field = |name: &str| fields.get(name).and_then(|value| value.as_str()).map(str::to_owned);
         match record.event {
             "plugin-log" => Some(Self { level: field("level")?, text: field("text")? }),
             "plugin-log-cut" => {
@@ -120,8 +121,8 @@ impl Recorder {
 }
 
 impl Filter for Recorder {
-    fn stages(&self) -> StageSet {
-        self.plugin.stages()
+    fn interest(&self) -> Interest {
+        self.plugin.interest()
     }
 
     fn judge<'a>(&'a self, call: Call) -> Pin<Box<dyn Future<Output = Judged> + Send + 'a>> {

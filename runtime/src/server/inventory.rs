@@ -69,7 +69,8 @@ impl Live {
         let mounted = in_force.rack.at(key);
         let declared = declared(in_force, key);
         let entry = in_force.installed.entry(scope, name);
-        let stages = mounted.map(|mounted| mounted.filter.stages().iter().map(|stage| stage.name().to_owned()));
+        let stages =
+            mounted.map(|mounted| mounted.filter.interest().stages().iter().map(|stage| stage.name().to_owned()));
         let pinned = in_force.effective.pinned.get(key);
         State {
             name: name.to_string(),

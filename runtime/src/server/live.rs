@@ -244,7 +244,9 @@ fn note_places(installed: &mut Installed, effective: &Effective, rack: &Rack) {
             version.number == pin.version && version.digest == mounted.digest && mounted.broken.is_none()
         };
         for version in entry.versions.iter_mut().filter(loaded) {
-            version.stages = mounted.filter.stages().iter().map(|stage| stage.name().to_owned()).collect();
+            if let Some(plugin) = &mounted.plugin {
+                version.stages = plugin.inspect().stages.iter().map(|stage| stage.name().to_owned()).collect();
+            }
             version.place = place.clone().or(version.place.take());
         }
     }

@@ -16,7 +16,7 @@ impl<W: Write + Send + 'static> Sink for Story<W> {
         // A closed terminal must not stop mail.
         let (session, id) = (record.session.map(|s| s.to_string()), record.id.map(|id| id.to_string()));
         let (session, id) = (session.as_deref(), id.as_deref());
-        let _ = writeln!(self.0, "{}", line(&Told { event: record.event, session, id, fields: &record.fields }));
+        let _ = writeln!(self.0, "{}", line(&Told { event: record.event, session, id, fields: &record.fields() }));
     }
 }
 
@@ -28,7 +28,7 @@ pub struct Told<'a> {
     pub fields: &'a Map<String, Value>,
 }
 
-/// One event as a line, without its time.
+/// One event as a line, without its time; a stage as one more for each plugin that has said `next`.
 pub fn line(told: &Told<'_>) -> String {
     let field = |name: &str| match told.fields.get(name) {
         Some(Value::String(text)) => printable(text),
@@ -58,7 +58,14 @@ pub fn line(told: &Told<'_>) -> String {
         "exemption" => format!("     rule {} of {} lifts {}", field("rule"), field("by"), field("test")),
         "exempted" => format!("     {:<10} {:<18} exempted", field("stage"), field("plugin")),
         "stage" => {
-            format!("     {:<10} {:<18} {:<11} {:>9}", field("stage"), "= all", field("verdict"), time("took_us"))
+            let all = [field("stage"), "= all".to_owned(), field("verdict"), time("took_us")];
+            return nexts(told.fields)
+                .chain([all])
+                .map(|[stage, plugin, verdict, took]| {
+                    format!("{who}      {stage:<10} {plugin:<18} {verdict:<11} {took:>9}")
+                })
+                .collect::<Vec<_>>()
+                .join("\n");
         }
         "reply" => format!("   {:<8} ← {}", field("verb"), field("text")),
         "message" => format!("   message of {} octets", field("size")),
@@ -82,6 +89,16 @@ pub fn line(told: &Told<'_>) -> String {
     format!("{who} {what}")
 }
 
+/// The plugins that have said `next` at a stage.
+fn nexts(stage: &Map<String, Value>) -> impl Iterator<Item = [String; 4]> {
+    let nexts = stage.get("next").and_then(Value::as_array).into_iter().flatten();
+    nexts.map(|next| {
+        let field = |name: &str| printable(next.get(name).and_then(Value::as_str).unwrap_or_default());
+        let took = next.get("wall_us").and_then(Value::as_u64).map_or_else(String::new, micros);
+        [field("stage"), field("plugin"), "next".to_owned(), took]
+    })
+}
+
 fn micros(value: u64) -> String {
     if value < 10_000 { format!("{value} µs") } else { format!("{} ms", value / 1000) }
 }
@@ -92,10 +109,10 @@ mod tests {
 
     #[test]
     fn nothing_from_outside_controls_the_terminal() {
-        let mut record = Record::new("helo").text("name", "a\u{1b}[2J\r\nb");
-        record.fields.insert("\u{9b}".to_owned(), Value::from("x"));
+        let mut fields = Record::new("helo").text("name", "a\u{1b}[2J\r\nb").fields();
+        fields.insert("\u{9b}".to_owned(), Value::from("x"));
         for event in ["helo", "\u{1b}c"] {
-            let told = Told { event, session: Some("s\u{7f}"), id: Some("\n"), fields: &record.fields };
+            let told = Told { event, session: Some("s\u{7f}"), id: Some("\n"), fields: &fields };
             let line = line(&told);
             assert!(!line.chars().any(char::is_control), "{line:?}");
         }

@@ -264,7 +264,7 @@ impl Live {
             return format!("{version}of {name} ({scope}) is kept, and stands in no chain");
         };
         let digest = mounted.digest.get(..12).unwrap_or_default().to_owned();
-        let stages: Vec<_> = mounted.filter.stages().iter().map(|stage| stage.name()).collect();
+        let stages: Vec<_> = mounted.filter.interest().stages().iter().map(|stage| stage.name()).collect();
         let placed = !places(&in_force.effective.settings.chains, scope, name).is_empty();
         let rest = if placed { "" } else { ", and stands in no chain: `postern plugin enable` puts it there" };
         let state = if placed { "in force" } else { "kept" };

@@ -98,7 +98,7 @@ pub use address::{Address, Pattern};
 pub use event::{Event, EventKind};
 pub use message::{EditError, Field, Message, Part, Position, ReadError, Recipient, Route};
 pub use network::Network;
-pub use plugin::{NoConfig, Plugin};
+pub use plugin::{NoConfig, Plugin, Stage};
 pub use postern_sdk_macros::plugin;
 pub use session::{ClientName, Direction, Helo, Role, Session, Tls};
 pub use verdict::{Code, Reply, Verdict};
@@ -107,7 +107,7 @@ pub use verdict::{Code, Reply, Verdict};
 pub mod prelude {
     pub use crate::{
         Address, ClientName, Direction, Message, Network, NoConfig, Pattern, Plugin, Position, Recipient, Route,
-        Session, Verdict, debug, defer, disconnect, error, info, plugin, reject, warn,
+        Session, Stage, Verdict, debug, defer, disconnect, error, info, plugin, reject, warn,
     };
     pub use serde::Deserialize;
 }

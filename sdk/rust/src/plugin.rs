@@ -6,7 +6,24 @@ use std::rc::Rc;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Event, Message, Recipient, Session, Verdict, sys};
+use crate::{Direction, Event, Message, Recipient, Session, Verdict, sys};
+
+/// The stages of a mail's life, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    Connect,
+    Helo,
+    MailFrom,
+    Rcpt,
+    Data,
+    Deliver,
+    Event,
+}
+
+impl Stage {
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Connect, Self::Helo, Self::MailFrom, Self::Rcpt, Self::Data, Self::Deliver, Self::Event];
+}
 
 /// A plugin: a value made from its config, and a function for each stage it wants. Write the stages you need under
 /// [`#[plugin]`](crate::plugin); at those that are not written the gateway does not ask.
@@ -24,6 +41,13 @@ pub trait Plugin: Sized + 'static {
     /// Asked once when the plugin is loaded, after `new`: for checks that ask the gateway, as whether a table is granted.
     fn load(&self) -> Result<(), String> {
         Ok(())
+    }
+
+    /// Whether, with this config, there is anything to do at a stage of mail in that direction. The gateway asks when it loads the
+    /// plugin, and never calls it where there is no work: the cheapest call is none.
+    fn wants(&self, stage: Stage, direction: Direction) -> bool {
+        let _ = (stage, direction);
+        true
     }
 
     /// A client has connected.
@@ -92,5 +116,14 @@ fn make<P: Plugin>() -> Result<P, String> {
 /// What `on-load` answers. Public for `#[plugin]` alone.
 #[doc(hidden)]
 pub fn check<P: Plugin>() -> Result<(), String> {
-    instance::<P>()?.load()
+    let plugin = instance::<P>()?;
+    plugin.load()?;
+    for stage in Stage::ALL {
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            if !plugin.wants(stage, direction) {
+                sys::config_skip(stage, direction);
+            }
+        }
+    }
+    Ok(())
 }

@@ -22,8 +22,7 @@ use crate::call_ahead::Presence;
 use crate::dns::{Answer, DnsError, Exchange, Question, RecordType};
 use crate::plugin::{Plugin, check, instance};
 use crate::scan::{Assessment, ScanError};
-use crate::{Address, Event, Message, Recipient, Session, Verdict};
-use sys::Stage;
+use crate::{Address, Direction, Event, Message, Recipient, Session, Stage, Verdict};
 use world::World;
 
 /// The gateway around a plugin: its config, and everything it can ask for.
@@ -259,7 +258,9 @@ impl Gateway {
     fn of_session<P: Plugin>(&self, client: &Client, stage: Stage, judge: impl Fn(&P, &Session) -> Verdict) -> Judged {
         let notes = client.notes::<P>();
         let session = sys::Session::new(client, stage, notes);
-        let verdict = self.world.enter(|| judge(&ready::<P>(), &Session::new(&session)));
+        let verdict = self
+            .world
+            .enter(|| asked::<P>(stage, sys::direction(&session), |plugin| judge(plugin, &Session::new(&session))));
         let (exemptions, notes) = session.finish();
         client.keep_notes::<P>(notes);
         Judged { verdict, edits: Vec::new(), exemptions, log: self.world.take_log() }
@@ -276,7 +277,8 @@ impl Gateway {
         notes.extend(mail.notes::<P>());
         let session = sys::Session::new(client, stage, notes);
         let message = sys::Message::new(mail.clone(), stage);
-        let verdict = self.world.enter(|| judge(&ready::<P>(), &Session::new(&session), &Message::new(&message)));
+        let judge = |plugin: &P| judge(plugin, &Session::new(&session), &Message::new(&message));
+        let verdict = self.world.enter(|| asked::<P>(stage, sys::direction(&session), judge));
         let (exemptions, notes) = session.finish();
         mail.keep_notes::<P>(notes);
         let edits = message.finish();
@@ -285,6 +287,12 @@ impl Gateway {
         }
         Judged { verdict, edits, exemptions, log: self.world.take_log() }
     }
+}
+
+/// A plugin that wants nothing of a stage is not called at it.
+fn asked<P: Plugin>(stage: Stage, direction: Direction, judge: impl FnOnce(&P) -> Verdict) -> Verdict {
+    let plugin = ready::<P>();
+    if plugin.wants(stage, direction) { judge(&plugin) } else { Verdict::Next }
 }
 
 fn ready<P: Plugin>() -> Rc<P> {

@@ -142,6 +142,23 @@ pub(crate) mod sys {
     pub(crate) use wit::signing::selectors as signing_selectors;
     pub(crate) use wit::store::{read as store_read, remove as store_remove};
 
+    pub(crate) fn config_skip(stage: crate::Stage, direction: Direction) {
+        let stage = match stage {
+            crate::Stage::Connect => wit::config::Stage::Connect,
+            crate::Stage::Helo => wit::config::Stage::Helo,
+            crate::Stage::MailFrom => wit::config::Stage::MailFrom,
+            crate::Stage::Rcpt => wit::config::Stage::Rcpt,
+            crate::Stage::Data => wit::config::Stage::Data,
+            crate::Stage::Deliver => wit::config::Stage::Deliver,
+            crate::Stage::Event => wit::config::Stage::Event,
+        };
+        let direction = match direction {
+            Direction::Inbound => wit::types::Direction::Inbound,
+            Direction::Outbound => wit::types::Direction::Outbound,
+        };
+        wit::config::skip(stage, direction);
+    }
+
     thread_local! {
         /// One instance of the component has one instance of the plugin.
         static INSTANCE: OnceCell<Rc<dyn Any>> = const { OnceCell::new() };

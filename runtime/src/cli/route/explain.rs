@@ -20,8 +20,8 @@ use crate::log::EventLog;
 use crate::mail::{Body, Envelope, Header, Mail, Message, MessageId, Recipient, Route, TlsPolicy};
 use crate::metrics::Metrics;
 use crate::pipeline::{
-    Call, Chain, Chains, Clerk, Direction, Edit, Entry, Event, Failure, Filter, Judged, RecordedSession, Role, Scope,
-    StageSet, Verdict,
+    Call, Chain, Chains, Clerk, Direction, Edit, Entry, Event, Failure, Filter, Interest, Judged, RecordedSession,
+    Role, Scope, Verdict,
 };
 use crate::queue::{Accepted, Prepare as _};
 use crate::rehearsal::recorder::{LogLine, Timeline};
@@ -239,8 +239,8 @@ fn witnessed(chains: &Chains, notebook: &Arc<Notebook>) -> Chains {
 }
 
 impl Filter for Witness {
-    fn stages(&self) -> StageSet {
-        self.filter.stages()
+    fn interest(&self) -> Interest {
+        self.filter.interest()
     }
 
     fn judge<'a>(&'a self, call: Call) -> Pin<Box<dyn Future<Output = Judged> + Send + 'a>> {

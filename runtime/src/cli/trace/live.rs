@@ -74,6 +74,12 @@ struct Filter {
     order: VecDeque<String>,
 }
 
+/// The plugins that have said `next` at a stage.
+fn next(event: &Event) -> impl Iterator<Item = &str> {
+    let next = event.get("next").and_then(Value::as_array).into_iter().flatten();
+    next.filter_map(|item| item.get("plugin")?.as_str())
+}
+
 const FIELDS: [&str; 3] = ["id", "session", "tenant"];
 
 impl Filter {
@@ -93,7 +99,7 @@ impl Filter {
             self.follow(id);
             return true;
         }
-        is(&"plugin")
+        is(&"plugin") || next(event).any(|plugin| plugin.eq_ignore_ascii_case(what.as_str()))
     }
 
     fn follow(&mut self, id: Option<&str>) {
@@ -285,6 +291,7 @@ mod tests {
             event("connect", &[("session", "s1")]),
             event("mail", &[("session", "s1"), ("id", ID), ("sender", "ann@example.org")]),
             event("plugin", &[("session", "s1"), ("id", ID), ("plugin", "rules")]),
+            format!(r#"{{"event":"stage","session":"s1","id":"{ID}","next":[{{"plugin":"spf","wall_us":7}}]}}"#) + "\n",
             event("message", &[("id", ID), ("message_id", "<a@b>")]),
             event("queued", &[("id", ID), ("to", "bob@example.com"), ("tenant", "company")]),
             event("split", &[("id", "0000000000002"), ("origin", ID)]),
@@ -292,15 +299,16 @@ mod tests {
             event("delivered", &[("id", "0000000000003")]),
         ]
         .concat();
-        let all = ["connect", "mail", "plugin", "message", "queued", "split", "delivered"];
+        let all = ["connect", "mail", "plugin", "stage", "message", "queued", "split", "delivered"];
         for (what, expected) in [
             ("s1", &all[..]),
             (ID, &all[1..]),
             ("Ann@Example.org", &all[1..]),
             ("rules", &["plugin"]),
-            ("a@b", &all[3..]),
-            ("<a@b>", &all[3..]),
-            ("company", &all[4..]),
+            ("SPF", &["stage"]),
+            ("a@b", &all[4..]),
+            ("<a@b>", &all[4..]),
+            ("company", &all[5..]),
             ("nobody", &[]),
         ] {
             let mut bench = Bench::new(Some(what));

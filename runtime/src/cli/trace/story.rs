@@ -125,8 +125,12 @@ pub(super) fn write_story(out: &mut dyn Write, id: MessageId, story: &[Event]) -
     Ok(())
 }
 
-/// Bare words as they are, all else as JSON.
+/// Bare words as they are, plugins with the microseconds that they took, all else as JSON.
 fn shown(value: &Value) -> String {
+    let asked = |item: &Value| Some(format!("{}:{}", printable(item.get("plugin")?.as_str()?), item.get("wall_us")?));
+    if let Some(asked) = value.as_array().and_then(|items| items.iter().map(asked).collect::<Option<Vec<_>>>()) {
+        return asked.join(",");
+    }
     match value {
         Value::String(text) if !text.is_empty() && !text.contains([' ', '"', '=']) => printable(text),
         other => printable(&other.to_string()),

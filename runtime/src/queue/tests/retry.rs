@@ -78,7 +78,7 @@ async fn a_null_sender_never_bounces() {
     assert_eq!(bench.hop.sent().len(), 1);
     assert!(bench.spool.ids().is_empty());
     let dropped = bench.log.try_iter().find(|(_, record)| record.event == "failed").unwrap().1;
-    assert_eq!(dropped.fields["dropped"], true);
+    assert_eq!(dropped.fields()["dropped"], true);
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,7 +13,9 @@ use super::{PluginError, builtin_source};
 use crate::config::settings::{self, ChainEntry, PluginSource};
 use crate::host::table::{Definition, Kept, TableError};
 use crate::host::{ContentDigest, Host, Library, Plugin, Tables, read_source};
-use crate::pipeline::{Call, Cause, Chain, Chains, Entry, Event, Failure, Filter, Judged, StageSet, Usage};
+use crate::pipeline::{
+    Call, Cause, Chain, Chains, Entry, Event, Failure, Filter, Interest, Judged, Series, StageSet, Usage,
+};
 
 /// Everything by which two loaded plugins differ.
 #[derive(Debug, Clone, PartialEq)]
@@ -185,6 +187,7 @@ impl Rack {
                     directions: entry.directions,
                     on_failure: entry.on_failure,
                     exemptable: entry.exemptable,
+                    series: Series::default(),
                 })
             });
             Arc::new(Chain { entries: entries.collect() })
@@ -328,8 +331,8 @@ impl Absent {
 }
 
 impl Filter for Absent {
-    fn stages(&self) -> StageSet {
-        self.stages
+    fn interest(&self) -> Interest {
+        Interest::both(self.stages)
     }
 
     fn judge<'a>(&'a self, _: Call) -> Pin<Box<dyn Future<Output = Judged> + Send + 'a>> {

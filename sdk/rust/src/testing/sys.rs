@@ -24,18 +24,8 @@ use crate::store::StoreError;
 use crate::tables::TableError;
 use crate::{
     Address, ClientName, Direction, EditError, Field, Helo, Network, Part, Position, ReadError, Recipient, Role, Route,
-    Tls,
+    Stage, Tls,
 };
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Stage {
-    Connect,
-    Helo,
-    MailFrom,
-    Rcpt,
-    Data,
-    Deliver,
-}
 
 const MAX_NOTES: usize = 16;
 const MAX_NOTE_OCTETS: usize = 4096;
@@ -426,6 +416,9 @@ pub(crate) fn config_name() -> String {
 pub(crate) fn config_scope() -> String {
     current().state().scope.clone()
 }
+
+/// The played gateway asks the plugin itself.
+pub(crate) fn config_skip(_: Stage, _: Direction) {}
 
 pub(crate) fn log_write(level: Level, text: &str) {
     let level = match level {

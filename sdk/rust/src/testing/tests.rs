@@ -87,6 +87,43 @@ const MESSAGE: &str = "Received: x\nSubject: old\nContent-Type: multipart/mixed;
     --b\nContent-Type: application/PDF\nContent-Disposition: attachment; filename=\"a.pdf\"\n\
     Content-Transfer-Encoding: base64\n\naGVsbG8=\n--b--\n";
 
+/// Would refuse everything, and wants recipients of outbound mail alone.
+struct Picky;
+
+#[plugin]
+impl Plugin for Picky {
+    type Config = NoConfig;
+
+    fn new(_: NoConfig) -> Result<Self, String> {
+        Ok(Self)
+    }
+
+    fn wants(&self, stage: Stage, direction: Direction) -> bool {
+        stage == Stage::Rcpt && direction == Direction::Outbound
+    }
+
+    fn mail_from(&self, _: &Session, _: &Message) -> Verdict {
+        reject!("5.7.1", "no")
+    }
+
+    fn rcpt(&self, _: &Session, _: &Message, _: &Recipient) -> Verdict {
+        reject!("5.7.1", "no")
+    }
+}
+
+#[test]
+fn what_a_plugin_does_not_want_it_is_not_asked() {
+    let gateway = Gateway::new();
+    for (client, refused) in
+        [(Client::at("192.0.2.1"), false), (Client::at("192.0.2.1").login("alice@example.org"), true)]
+    {
+        let mut mail = Mail::from("alice@example.org");
+        assert_eq!(gateway.mail_from::<Picky>(&client, &mut mail).verdict, Verdict::Next);
+        let judged = gateway.rcpt::<Picky>(&client, &mut mail, "bob@example.com");
+        assert_eq!(judged.verdict != Verdict::Next, refused);
+    }
+}
+
 #[test]
 fn config_is_checked_when_the_plugin_is_loaded() {
     assert_eq!(gateway().load::<Probe>(), Ok(()));
