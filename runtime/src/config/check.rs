@@ -250,6 +250,7 @@ impl Checker<'_> {
             source_addresses: written.source_addresses.into_iter().map(|at| at.value).collect(),
             authorities: written.authorities.map_or_else(Vec::new, |at| self.authorities(&at)),
             mx_port: written.mx_port.map_or(25, |port| port.0),
+            allow_loopback_mx: false,
         }
     }
 
