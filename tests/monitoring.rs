@@ -137,6 +137,17 @@ fn monitoring_shows_every_series() {
     assert!(unseen.is_empty(), "neither on the dashboard nor in an alert: {unseen:?}");
 }
 
+/// Who speaks of a panel names it by its title.
+#[test]
+fn monitoring_gives_each_panel_a_title_of_its_own() {
+    let board: Value = serde_json::from_str(&read("runtime/packaging/grafana-dashboard.json")).unwrap();
+    let panels = board["panels"].as_array().unwrap().iter().filter(|panel| panel["type"] != "row");
+    let mut titles = BTreeSet::new();
+    let twice: Vec<_> =
+        panels.map(|panel| panel["title"].to_string()).filter(|title| !titles.insert(title.clone())).collect();
+    assert!(twice.is_empty() && titles.len() > 40, "{twice:?}");
+}
+
 #[test]
 fn monitoring_tests_and_explains_every_alert() {
     let (tests, page) = (read("runtime/packaging/alerts.test.yml"), read("runtime/docs/monitoring.md"));

@@ -141,7 +141,7 @@ impl Server {
         let resolver = Resolver::new(setup::dns(settings), metrics.clone())?;
         let delivery = Arc::new(delivery(settings, resolver.clone(), &metrics)?);
         let mailboxes = Arc::new(Mailboxes::new(settings, delivery.clone(), metrics.clone()));
-        let signer = Arc::new(Signer::new(settings));
+        let signer = Arc::new(Signer::new(settings, &metrics));
         let scanners = Arc::new(Scanners::new(setup::scanners(settings), metrics.clone()));
         let verify = setup::authentication(settings);
         let authentication = Arc::new(Authentication::new(resolver.clone(), verify, metrics.clone()));

@@ -60,7 +60,7 @@ pub(super) fn run(dkim: &Dkim, context: &Context<'_>, streams: &mut Streams<'_>)
     let settings = context.settings()?;
     match dkim {
         Dkim::Generate(generate) => make(generate, &settings, context.json, streams)?,
-        Dkim::List => list(&settings, context.json, streams.out)?,
+        Dkim::List => list(&settings, context.json, streams)?,
         Dkim::Show { domain, selector } => show(&settings, domain, selector.as_ref(), context.json, streams.out)?,
     }
     Ok(OK)
@@ -115,8 +115,11 @@ fn default_selector(algorithm: Algorithm, now: jiff::Timestamp) -> Result<Select
     })
 }
 
-fn list(settings: &Settings, json: bool, out: &mut dyn Write) -> Result<(), CliError> {
-    let entries = entries(settings);
+fn list(settings: &Settings, json: bool, streams: &mut Streams<'_>) -> Result<(), CliError> {
+    for error in settings.signing.keys.errors() {
+        writeln!(streams.err, "error: {}", printable(&error.to_string()))?;
+    }
+    let (entries, out) = (entries(settings), &mut *streams.out);
     if json {
         return entries.iter().try_for_each(|entry| Ok(writeln!(out, "{}", json_line(&entry.to_json()?))?));
     }
@@ -297,10 +300,13 @@ mod tests {
         let (code, _, err) = postern(&config, "dkim generate example.com --selector S1");
         assert!(code == FAILED && err.contains("a key is never written over"), "{err}");
         assert_eq!(std::fs::read(&file).unwrap(), before);
-        // A broken one neither: nothing is made beside it until somebody has looked.
+        // A broken one neither, but another is made beside it, which may take its place.
         std::fs::write(&file, "broken").unwrap();
-        let (code, _, err) = postern(&config, "dkim generate example.com --selector s2");
-        assert!(code == crate::cli::WRONG && err.contains("signing key ") && err.contains("s1.pem"), "{err}");
+        assert_eq!(postern(&config, "dkim generate example.com --selector s1").0, FAILED);
+        assert_eq!(postern(&config, "dkim generate example.com --selector s2 --algorithm ed25519").0, OK);
+        let (code, out, err) = postern(&config, "dkim list");
+        assert!(code == OK && out.contains(" s2 ") && !out.contains(" s1 "), "{out}");
+        assert!(err.starts_with("error: ") && err.contains("s1.pem: it holds no private key"), "{err}");
     }
 
     #[tokio::test]
