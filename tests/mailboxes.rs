@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use postern_tests::dns::Dns;
-use postern_tests::scene::{NO_DNS, Scene, head};
+use postern_tests::scene::{NO_DNS, PATIENCE, Scene, head};
+use postern_tests::sink::Sink;
 
 /// `more`: of the config. The destination `{sink}` has no mailboxes named `refuse` and `later`.
 async fn scene(directory: &Path, dns: &str, more: &str) -> Scene {
@@ -68,6 +69,36 @@ async fn x9_a_destination_that_is_down_refuses_nobody() {
         assert_eq!(said, [expected], "{config}");
         scene.server.stop().await;
     }
+}
+
+/// Asked for, or delivered to: it is known, also after a restart, while the destination is down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn x9_who_was_there_is_known_after_a_restart_and_while_the_destination_is_down() {
+    let directory = tempfile::tempdir().unwrap();
+    let there = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let sink = there.spawn(Sink::start()).await.unwrap().unwrap();
+    let more = format!(
+        "[[tenant]]\nname = \"there\"\ndomains = [\"there.example\"]\n\
+         destination = {{ host = \"127.0.0.1\", port = {}, tls = \"never\" }}\n\
+         [[plugin]]\nname = \"recipients\"\nconfig = {{ table = \"some\", call_ahead = true }}\n\
+         tables = {{ some = \"some.txt\" }}\n[call_ahead]\nkeep_existing = \"1s\"\n{RECIPIENTS}",
+        sink.address.port()
+    );
+    std::fs::write(directory.path().join("some.txt"), "listed@there.example\n").unwrap();
+    let scene = scene(directory.path(), NO_DNS, &more).await;
+    assert!(
+        send(&scene, &["anna@there.example", "listed@there.example"]).await.iter().all(|said| said.starts_with("250 "))
+    );
+    assert_eq!(tokio::time::timeout(PATIENCE, sink.wait_for(1)).await.unwrap()[0].recipients.len(), 2);
+    scene.queue(0).await.unwrap();
+    // What is in a list is not asked for: that it exists only the delivery has said.
+    std::fs::write(directory.path().join("some.txt"), "another@there.example\n").unwrap();
+    there.shutdown_background();
+    let scene = scene.restart(directory.path()).await.unwrap();
+    let said = send(&scene, &["anna@there.example", "listed@there.example", "bob@there.example"]).await;
+    assert!(said[0].starts_with("250 ") && said[1].starts_with("250 "), "{said:?}");
+    assert_eq!(said[2], LATER);
+    scene.server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
