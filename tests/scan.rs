@@ -79,6 +79,11 @@ async fn r35_x8_a_virus_is_refused() {
     ])
     .await;
     assert_eq!(stage.send(VIRUS).await, "550 5.7.1 This mail carries a virus: Word.Virus");
+    let shown = stage.scene.server.live().plugin("platform", "antivirus").unwrap().state;
+    assert_eq!(
+        (shown.scanners, shown.grants),
+        (vec!["clamav".to_owned()], vec!["metrics".to_owned(), "scan".to_owned()])
+    );
     assert!(stage.send(CLEAN).await.starts_with("250 2.0.0 "));
     let mails = stage.delivered(1).await;
     assert!(mails[0].contains("X-Virus-Status: Clean\r\n") && mails[0].contains("X-Second: Clean\r\n"), "{mails:?}");
