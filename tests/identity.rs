@@ -103,6 +103,16 @@ impl Stage {
     }
 }
 
+/// How many there were.
+fn publish<'a>(dns: &Dns, lines: impl Iterator<Item = &'a str>) -> usize {
+    let mut count = 0;
+    for line in lines {
+        dns.publish(line);
+        count += 1;
+    }
+    count
+}
+
 fn records(out: &str) -> impl Iterator<Item = &str> {
     out.lines().filter(|line| !line.starts_with(';') && line.contains(" IN "))
 }
@@ -133,9 +143,7 @@ async fn r27_keys_that_are_generated_and_published_sign_mail_that_verifies() {
         assert_eq!(stage.well(&format!("dkim show example.com {selector}")).await.trim_end(), line);
     }
     assert_eq!(stage.status("DKIM").await, "missing missing");
-    stage.well("dkim show example.com").await.lines().for_each(|line| {
-        stage.dns.publish(line);
-    });
+    publish(&stage.dns, stage.well("dkim show example.com").await.lines());
     assert_eq!(stage.status("DKIM").await, "ok ok");
     stage.scene.server.live().reload().await.unwrap();
     let signed = stage.outbound(1).await;
@@ -146,6 +154,20 @@ async fn r27_keys_that_are_generated_and_published_sign_mail_that_verifies() {
     let changed = stage.judged(STRANGER, &signed.replace("hello", "hullo"), 2).await;
     assert!(changed.contains("dkim=fail") && !changed.contains("dkim=pass"), "{changed}");
     stage.scene.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r27_a_key_that_can_not_be_used_is_named_by_check_and_stops_no_command() {
+    let stage = Stage::set().await;
+    stage.well("dkim generate example.com --selector s1 --algorithm ed25519").await;
+    stage.well("check").await;
+    std::fs::write(stage.at("keys/example.com/s1.pem"), "rubbish").unwrap();
+    let said = stage.postern("check").await;
+    assert!(said.code == 2 && said.err.contains("error: signing key "), "{}{}", said.out, said.err);
+    assert!(said.err.contains("example.com/s1.pem: it holds no private key"), "{}", said.err);
+    assert!(stage.well("dkim list").await.starts_with("DOMAIN"));
+    // A restart with it is one that takes mail; what it would have signed waits.
+    stage.scene.restart(stage.directory.path()).await.unwrap().server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -198,7 +220,7 @@ async fn r31_all_that_is_published_as_printed_is_found_as_expected() {
     assert_eq!((before.code, before.out.matches("  missing ").count()), (1, 5), "{}", before.out);
     // The last of them is for our own zone.
     let out = stage.well("dns records example.com").await;
-    assert_eq!(records(&out).map(|line| stage.dns.publish(line)).count(), 6, "{out}");
+    assert_eq!(publish(&stage.dns, records(&out)), 6, "{out}");
     let found = stage.postern("dns check").await;
     assert_eq!(found.code, 0, "{}", found.out);
     assert!(!found.out.contains("missing") && found.out.contains("30 mx2.example.net"), "{}", found.out);
@@ -222,7 +244,7 @@ async fn r32_who_does_what_the_letter_asks_has_all_in_place() {
         stage.well("dkim generate example.com --selector s1 --algorithm ed25519").await;
         let letter = stage.well(&format!("dns letter example.com --lang {language}")).await;
         let asked = letter.lines().filter_map(|line| line.strip_prefix("    ")).filter(|line| line.contains(" IN "));
-        assert_eq!(asked.map(|line| stage.dns.publish(line)).count(), 5, "{letter}");
+        assert_eq!(publish(&stage.dns, asked), 5, "{letter}");
         // What allows reports to be sent to us is for our own zone, and not in a customer's letter.
         stage.dns.txt("example.com._report._dmarc.example.net", "v=DMARC1");
         let found = stage.postern("dns check example.com").await;
