@@ -1,48 +1,17 @@
 //! Who may connect and send, how often and under which name, over TCP: R65 to R68 and R70 to R72. R69 and R73 are dialogues.
 
 use std::path::Path;
-use std::time::Duration;
 
 use postern_tests::client::Client;
 use postern_tests::dns::Dns;
-use postern_tests::scene::Scene;
+use postern_tests::scene::{OFFICE, PATIENCE, Scene, head};
 use tokio::net::TcpStream;
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The plugin with these settings, and a destination without mailboxes named `refuse` and `later`.
 async fn scene(directory: &Path, dns: &Dns, settings: &str, chain: &str) -> Scene {
-    let config = format!(
-        r#"
-[server]
-host_name = "mx.example.net"
-administrators = ["admin@example.com"]
-[[listener]]
-name = "mx"
-address = "127.0.0.1:0"
-role = "inbound"
-xclient_from = ["127.0.0.1"]
-[spool]
-directory = "{{directory}}/spool"
-[dns]
-servers = ["{dns}"]
-timeout = "500ms"
-[[tenant]]
-name = "example"
-domains = ["example.com"]
-destination = {{ host = "127.0.0.1", port = {{sink}}, tls = "never" }}
-[[trusted_network]]
-name = "office"
-network = "198.51.100.0/24"
-[[plugin]]
-name = "connection-policy"
-config = {{ {settings} }}
-[chain]
-platform = [{chain}]
-"#,
-        dns = dns.address
-    );
-    Scene::set(&config, directory).await.unwrap()
+    let plugin =
+        format!("[[plugin]]\nname = \"connection-policy\"\nconfig = {{ {settings} }}\n[chain]\nplatform = [{chain}]\n");
+    Scene::set(&[head(&dns.setting()).as_str(), OFFICE, &plugin].concat(), directory).await.unwrap()
 }
 
 /// What the banner says to a client at that address; an empty one: at ours.

@@ -3,31 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use postern_tests::scene::Scene;
+use postern_tests::scene::{NO_DNS, Scene, head};
 
 use crate::live::{connected, try_recipient};
 
-const CONFIG: &str = r#"
-[server]
-host_name = "mx.example.net"
-administrators = ["admin@example.com"]
-time_zone = "Europe/Paris"
-[[listener]]
-name = "mx"
-address = "127.0.0.1:0"
-role = "inbound"
-[spool]
-directory = "{directory}/spool"
-[dns]
-system = false
-[[tenant]]
-name = "example"
-domains = ["example.com"]
-destination = { host = "127.0.0.1", port = {sink}, tls = "never" }
-"#;
-
 async fn scene(more: &str, directory: &Path) -> Scene {
-    Scene::set(&format!("{CONFIG}{more}"), directory).await.unwrap()
+    Scene::set(&format!("{}{more}", head(NO_DNS)), directory).await.unwrap()
 }
 
 const LIMITS: &str = r#"

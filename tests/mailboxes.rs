@@ -1,50 +1,19 @@
 //! Mail for mailboxes that exist (X9), and for a server that only the internal DNS names (R57), over TCP.
 
 use std::path::Path;
-use std::time::Duration;
 
-use postern_tests::client::Client;
 use postern_tests::dns::Dns;
-use postern_tests::scene::Scene;
-use tokio::net::TcpStream;
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use postern_tests::scene::{NO_DNS, PATIENCE, Scene, head};
+use postern_tests::sink::Sink;
 
 /// `more`: of the config. The destination `{sink}` has no mailboxes named `refuse` and `later`.
-async fn scene(directory: &Path, more: &str) -> Scene {
-    let config = format!(
-        r#"
-[server]
-host_name = "mx.example.net"
-administrators = ["admin@example.com"]
-[[listener]]
-name = "mx"
-address = "127.0.0.1:0"
-role = "inbound"
-[spool]
-directory = "{{directory}}/spool"
-[[tenant]]
-name = "example"
-domains = ["example.com"]
-destination = {{ host = "127.0.0.1", port = {{sink}}, tls = "never" }}
-{more}
-"#
-    );
-    Scene::set(&config, directory).await.unwrap()
-}
-
-async fn client(scene: &Scene) -> Client {
-    let stream = TcpStream::connect(scene.address()).await.unwrap();
-    let mut client = Client::new(Box::new(stream), false, PATIENCE);
-    client.line().await.unwrap();
-    client.send(b"EHLO mail.client.example\r\n").await;
-    client.reply().await.unwrap();
-    client
+async fn scene(directory: &Path, dns: &str, more: &str) -> Scene {
+    Scene::set(&format!("{}{more}", head(dns)), directory).await.unwrap()
 }
 
 /// One reply for each recipient, then the mail for those that were taken.
 async fn send(scene: &Scene, recipients: &[&str]) -> Vec<String> {
-    let mut client = client(scene).await;
+    let mut client = scene.client("").await;
     client.send(b"MAIL FROM:<a@client.example>\r\n").await;
     client.line().await.unwrap();
     let mut said = Vec::new();
@@ -62,19 +31,19 @@ async fn send(scene: &Scene, recipients: &[&str]) -> Vec<String> {
     said
 }
 
-const RECIPIENTS: &str = "[dns]\nsystem = false\n[chain]\nplatform = [\"recipients\"]\n";
+const RECIPIENTS: &str = "[chain]\nplatform = [\"recipients\"]\n";
 const UNKNOWN: &str = "550 5.1.1 No such mailbox here";
 const LATER: &str = "450 4.1.1 It can't be found out now whether this mailbox exists, try again later";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn x9_the_destination_is_asked_before_mail_is_taken() {
     let directory = tempfile::tempdir().unwrap();
-    let scene = scene(directory.path(), RECIPIENTS).await;
+    let scene = scene(directory.path(), NO_DNS, RECIPIENTS).await;
     let said = send(&scene, &["refuse@example.com", "anna@example.com", "later@example.com", "Postmaster@example.com"]);
     let said = said.await;
     assert_eq!((said[0].as_str(), said[2].as_str()), (UNKNOWN, LATER), "{said:?}");
     assert!(said[1].starts_with("250 ") && said[3].starts_with("250 "), "{said:?}");
-    let taken = tokio::time::timeout(PATIENCE, scene.sink("sink").unwrap().wait_for(1)).await.unwrap();
+    let taken = scene.taken("sink", 1).await;
     assert_eq!(taken[0].recipients, ["anna@example.com", "Postmaster@example.com"]);
     scene.queue(0).await.unwrap();
     scene.server.stop().await;
@@ -95,11 +64,41 @@ async fn x9_a_destination_that_is_down_refuses_nobody() {
              [[plugin]]\nname = \"recipients\"\n{config}\n{RECIPIENTS}",
             closed_port()
         );
-        let scene = scene(directory.path(), &more).await;
+        let scene = scene(directory.path(), NO_DNS, &more).await;
         let said = send(&scene, &["anna@down.example"]).await;
         assert_eq!(said, [expected], "{config}");
         scene.server.stop().await;
     }
+}
+
+/// Asked for, or delivered to: it is known, also after a restart, while the destination is down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn x9_who_was_there_is_known_after_a_restart_and_while_the_destination_is_down() {
+    let directory = tempfile::tempdir().unwrap();
+    let there = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let sink = there.spawn(Sink::start()).await.unwrap().unwrap();
+    let more = format!(
+        "[[tenant]]\nname = \"there\"\ndomains = [\"there.example\"]\n\
+         destination = {{ host = \"127.0.0.1\", port = {}, tls = \"never\" }}\n\
+         [[plugin]]\nname = \"recipients\"\nconfig = {{ table = \"some\", call_ahead = true }}\n\
+         tables = {{ some = \"some.txt\" }}\n[call_ahead]\nkeep_existing = \"1s\"\n{RECIPIENTS}",
+        sink.address.port()
+    );
+    std::fs::write(directory.path().join("some.txt"), "listed@there.example\n").unwrap();
+    let scene = scene(directory.path(), NO_DNS, &more).await;
+    assert!(
+        send(&scene, &["anna@there.example", "listed@there.example"]).await.iter().all(|said| said.starts_with("250 "))
+    );
+    assert_eq!(tokio::time::timeout(PATIENCE, sink.wait_for(1)).await.unwrap()[0].recipients.len(), 2);
+    scene.queue(0).await.unwrap();
+    // What is in a list is not asked for: that it exists only the delivery has said.
+    std::fs::write(directory.path().join("some.txt"), "another@there.example\n").unwrap();
+    there.shutdown_background();
+    let scene = scene.restart(directory.path()).await.unwrap();
+    let said = send(&scene, &["anna@there.example", "listed@there.example", "bob@there.example"]).await;
+    assert!(said[0].starts_with("250 ") && said[1].starts_with("250 "), "{said:?}");
+    assert_eq!(said[2], LATER);
+    scene.server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,7 +109,7 @@ async fn x9_a_list_of_mailboxes() {
         "[[plugin]]\nname = \"recipients\"\nconfig = {{ table = \"mailboxes\", separator = \"+\" }}\n\
          tables = {{ mailboxes = \"mailboxes.txt\" }}\n{RECIPIENTS}"
     );
-    let scene = scene(directory.path(), &more).await;
+    let scene = scene(directory.path(), NO_DNS, &more).await;
     let said = send(&scene, &["ANNA+news@example.com", "bob@example.com", "later@example.com"]).await;
     assert!(said[0].starts_with("250 ") && said[1..] == [UNKNOWN, UNKNOWN], "{said:?}");
     scene.server.stop().await;
@@ -118,12 +117,10 @@ async fn x9_a_list_of_mailboxes() {
 
 /// One public and one internal name server; the destination goes by MX.
 async fn split(directory: &Path, public: &Dns, internal: &Dns) -> Scene {
-    let more = format!(
-        "[dns]\nservers = [\"{}\"]\ninternal_servers = [\"{}\"]\ntimeout = \"500ms\"\n\
-         [[tenant]]\nname = \"split\"\ndomains = [\"split.example\"]\ndestination = {{ mx = \"split.example\" }}\n",
-        public.address, internal.address
-    );
-    scene(directory, &more).await
+    let dns = format!("{}\ninternal_servers = [\"{}\"]", public.setting(), internal.address);
+    let tenant =
+        "[[tenant]]\nname = \"split\"\ndomains = [\"split.example\"]\ndestination = { mx = \"split.example\" }\n";
+    scene(directory, &dns, tenant).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

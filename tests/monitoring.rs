@@ -137,6 +137,46 @@ fn monitoring_shows_every_series() {
     assert!(unseen.is_empty(), "neither on the dashboard nor in an alert: {unseen:?}");
 }
 
+/// Whoever is woken looks for the events that the text names.
+#[test]
+fn monitoring_names_events_that_exist() {
+    fn sources(directory: &Path, text: &mut String) {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, text);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                text.push_str(&std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    let (mut source, told) = (String::new(), read("runtime/src/server/story.rs"));
+    sources(&root().join("runtime/src"), &mut source);
+    let text = read("runtime/packaging/alerts.yml");
+    let named = text.split("event").skip(1).filter_map(|rest| {
+        let rest = rest.strip_prefix('s').unwrap_or(rest).strip_prefix(" '")?;
+        rest.split_once('\'').map(|(name, _)| name)
+    });
+    let named: BTreeSet<_> = named.collect();
+    let is_there = |name: &&str| {
+        ["new", "record"].iter().any(|maker| source.contains(&format!("{maker}(\"{name}\"")))
+            || told.contains(&format!("\"{name}\""))
+    };
+    let missing: Vec<_> = named.iter().filter(|name| !is_there(name)).collect();
+    assert!(missing.is_empty() && named.len() > 5, "{missing:?} of {named:?}");
+}
+
+/// Who speaks of a panel names it by its title.
+#[test]
+fn monitoring_gives_each_panel_a_title_of_its_own() {
+    let board: Value = serde_json::from_str(&read("runtime/packaging/grafana-dashboard.json")).unwrap();
+    let panels = board["panels"].as_array().unwrap().iter().filter(|panel| panel["type"] != "row");
+    let mut titles = BTreeSet::new();
+    let twice: Vec<_> =
+        panels.map(|panel| panel["title"].to_string()).filter(|title| !titles.insert(title.clone())).collect();
+    assert!(twice.is_empty() && titles.len() > 40, "{twice:?}");
+}
+
 #[test]
 fn monitoring_tests_and_explains_every_alert() {
     let (tests, page) = (read("runtime/packaging/alerts.test.yml"), read("runtime/docs/monitoring.md"));

@@ -1,44 +1,15 @@
 //! The plugins access, sender-policy, dnsbl, forwarding and headers over TCP, with DNS in this process: R43, R58 to R64, X1.
 
 use std::path::Path;
-use std::time::Duration;
 
 use postern_tests::client::Client;
 use postern_tests::dns::Dns;
-use postern_tests::scene::Scene;
+use postern_tests::scene::{OFFICE, PATIENCE, Scene, head};
 use tokio::net::TcpStream;
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Mail to `example.com` is a tenant's, clients in 198.51.100.0/24 may send anywhere. `more`: plugins and the chain.
 async fn scene(directory: &Path, dns: &Dns, more: &str) -> Scene {
-    let config = format!(
-        r#"
-[server]
-host_name = "mx.example.net"
-administrators = ["admin@example.com"]
-[[listener]]
-name = "mx"
-address = "127.0.0.1:0"
-role = "inbound"
-xclient_from = ["127.0.0.1"]
-[spool]
-directory = "{{directory}}/spool"
-[dns]
-servers = ["{dns}"]
-timeout = "500ms"
-[[tenant]]
-name = "example"
-domains = ["example.com"]
-destination = {{ host = "127.0.0.1", port = {{sink}}, tls = "never" }}
-[[trusted_network]]
-name = "office"
-network = "198.51.100.0/24"
-{more}
-"#,
-        dns = dns.address
-    );
-    Scene::set(&config, directory).await.unwrap()
+    Scene::set(&[head(&dns.setting()).as_str(), OFFICE, more].concat(), directory).await.unwrap()
 }
 
 /// A client at that address that has said EHLO.

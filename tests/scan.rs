@@ -1,33 +1,8 @@
 //! Mail through the gateway, over TCP, past scanners that say what a test has them say: R35, X8, R22, R23, and the antivirus
 //! column of R61.
 
-use std::time::Duration;
-
-use postern_tests::client::Client;
 use postern_tests::scanner::{Says, Scanner};
-use postern_tests::scene::Scene;
-use tokio::net::TcpStream;
-
-/// It only keeps a broken gateway from hanging the test.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-const CONFIG: &str = r#"
-[server]
-host_name = "mx.example.net"
-administrators = ["admin@example.com"]
-[[listener]]
-name = "mx"
-address = "127.0.0.1:0"
-role = "inbound"
-[spool]
-directory = "{directory}/spool"
-[dns]
-system = false
-[[tenant]]
-name = "example"
-domains = ["example.com"]
-destination = { host = "127.0.0.1", port = {sink}, tls = "never" }
-"#;
+use postern_tests::scene::{NO_DNS, Scene, head};
 
 fn clamav(port: u16, more: &str) -> String {
     format!("[[scanner]]\nname = \"clamav\"\nkind = \"clamd\"\naddress = \"tcp:127.0.0.1:{port}\"\n{more}\n")
@@ -56,7 +31,7 @@ struct Stage {
 impl Stage {
     async fn set(parts: &[String]) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let scene = Scene::set(&[&[CONFIG.to_owned()], parts].concat().concat(), directory.path()).await.unwrap();
+        let scene = Scene::set(&(head(NO_DNS) + &parts.concat()), directory.path()).await.unwrap();
         Self { directory, scene }
     }
 
@@ -66,28 +41,12 @@ impl Stage {
     }
 
     async fn send_to(&self, mail: &str, recipients: &[&str]) -> String {
-        let stream = TcpStream::connect(self.scene.address()).await.unwrap();
-        let mut client = Client::new(Box::new(stream), false, PATIENCE);
-        client.line().await.unwrap();
-        client.send(b"EHLO client.example\r\n").await;
-        client.reply().await.unwrap();
-        client.send(b"MAIL FROM:<a@client.example>\r\n").await;
-        assert!(client.line().await.unwrap().starts_with("250"));
-        for recipient in recipients {
-            client.send(format!("RCPT TO:<{recipient}>\r\n").as_bytes()).await;
-            assert!(client.line().await.unwrap().starts_with("250"));
-        }
-        client.send(b"DATA\r\n").await;
-        assert!(client.line().await.unwrap().starts_with("354"));
-        client.send(format!("{mail}.\r\n").as_bytes()).await;
-        let reply = client.line().await.unwrap();
-        client.hang_up();
-        reply
+        self.scene.send("", "a@client.example", recipients, mail).await
     }
 
     /// What the next hop has taken.
     async fn delivered(&self, count: usize) -> Vec<String> {
-        let taken = tokio::time::timeout(PATIENCE, self.scene.sink("sink").unwrap().wait_for(count)).await.unwrap();
+        let taken = self.scene.taken("sink", count).await;
         taken.into_iter().map(|mail| String::from_utf8(mail.octets).unwrap()).collect()
     }
 
@@ -109,7 +68,7 @@ fn finder(mail: &[u8]) -> Says {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r35_a_virus_is_refused() {
+async fn r35_x8_a_virus_is_refused() {
     let clamd = Scanner::clamd(finder).await.unwrap();
     // Two that ask the same scanner.
     let stage = Stage::set(&[
@@ -120,6 +79,11 @@ async fn r35_a_virus_is_refused() {
     ])
     .await;
     assert_eq!(stage.send(VIRUS).await, "550 5.7.1 This mail carries a virus: Word.Virus");
+    let shown = stage.scene.server.live().plugin("platform", "antivirus").unwrap().state;
+    assert_eq!(
+        (shown.scanners, shown.grants),
+        (vec!["clamav".to_owned()], vec!["metrics".to_owned(), "scan".to_owned()])
+    );
     assert!(stage.send(CLEAN).await.starts_with("250 2.0.0 "));
     let mails = stage.delivered(1).await;
     assert!(mails[0].contains("X-Virus-Status: Clean\r\n") && mails[0].contains("X-Second: Clean\r\n"), "{mails:?}");
@@ -154,7 +118,7 @@ fn assessment(score: f64, action: &str) -> Says {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r35_spam_is_tagged() {
+async fn r35_x8_spam_is_tagged_by_the_whole_envelope() {
     let daemon = Scanner::rspamd(|_| assessment(7.5, "add header")).await.unwrap();
     let stage = Stage::set(&[
         rspamd(daemon.port, ""),
@@ -170,13 +134,12 @@ async fn r35_spam_is_tagged() {
         X-Spam-Status: Yes, score=7.50 required=15.00 action=\"add header\"\r\n tests=WORD=7.50\r\n";
     assert!(mails[0].contains(fields) && mails[0].contains("Subject: [SPAM] hello\r\n"), "{}", mails[0]);
     assert!(!mails[0].contains("X-Spam-Flag: NO"));
-    // X8: with the whole envelope.
     let asked = &daemon.asked()[0];
     assert_eq!(asked.mail, mail.as_bytes());
     for line in [
         "POST /checkv2 HTTP/1.1",
         "ip: 127.0.0.1",
-        "helo: client.example",
+        "helo: mail.client.example",
         "from: a@client.example",
         "rcpt: b@example.com",
         "rcpt: c@example.com",
@@ -191,7 +154,7 @@ async fn r35_spam_is_tagged() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r23_spam_does_not_leave() {
+async fn r22_r23_spam_does_not_leave() {
     let daemon = Scanner::rspamd(|_| assessment(7.5, "add header")).await.unwrap();
     let trusted = "[[trusted_network]]\nname = \"own\"\nnetwork = \"127.0.0.1\"\ntenant = \"example\"\n".to_owned();
     let (antispam, chain) = (plugin("antispam", "antispam", "rspamd", ""), chain("\"antispam\""));
@@ -202,7 +165,7 @@ async fn r23_spam_does_not_leave() {
 
 /// Never taken, and never refused for good.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scanners_that_hang_or_lie_only_ever_defer() {
+async fn x8_scanners_that_hang_or_lie_only_ever_defer() {
     let this = |text: &str| Says::This(text.to_owned());
     let short = "timeout = \"200ms\"";
     for (says, more) in [
@@ -242,7 +205,7 @@ async fn scanners_that_hang_or_lie_only_ever_defer() {
 
 /// A reload brings other scanners; nobody listens where the first one was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scanners_change_while_it_runs() {
+async fn x8_scanners_change_while_it_runs() {
     let clamd = Scanner::clamd(finder).await.unwrap();
     let (antivirus, chain) = (plugin("antivirus", "antivirus", "clamav", ""), chain("\"antivirus\""));
     let gone = "127.0.0.1:1".to_owned();

@@ -29,11 +29,18 @@ use problem::Findings;
 use source::Sources;
 use written::Written;
 
-/// A config that can be used, and what is odd about it.
+/// A config that can be used, and what is odd about it, or wrong with a part of it.
 #[derive(Debug)]
 pub struct Loaded {
     pub settings: Settings,
     pub warnings: Vec<Problem>,
+}
+
+impl Loaded {
+    /// Those of the warnings that are errors: something that does not work, while all else does.
+    pub fn faults(&self) -> impl Iterator<Item = &Problem> {
+        self.warnings.iter().filter(|problem| problem.severity == Severity::Error)
+    }
 }
 
 /// Reads `postern.toml` at `path`, and `conf.d/*.toml` beside it. `builtins` are the names of the plugins that are compiled in.

@@ -27,7 +27,7 @@ use std::pin::Pin;
 use crate::mail::{Envelope, Message, MessageId, Route, TlsPolicy};
 use crate::smtp::{Domain, Enhanced, Reply};
 
-pub use call_ahead::{CallAhead, CallAheadSettings, Presence};
+pub use call_ahead::{CallAhead, CallAheadSettings, Memory, Presence};
 pub use dispatch::Delivery;
 pub use prospect::{Hop, Prospect};
 pub use settings::{Login, Settings, SmartHost, Timeouts};

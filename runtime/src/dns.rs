@@ -13,6 +13,7 @@ mod literal;
 #[cfg(test)]
 pub(crate) mod responder;
 mod upstream;
+pub mod zone;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};

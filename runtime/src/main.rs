@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser as _;
 use postern::cli::{self, Cli, Command, Localserve};
-use postern::config::{self, Loaded, Settings};
+use postern::config::{self, Loaded, Settings, Severity};
 use postern::host::{self, Compiler};
 use postern::log::{EventLog, JsonLines, LogFile, Sink, pump};
 use postern::metrics::Metrics;
@@ -89,8 +89,11 @@ fn run(
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();
-    for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
+    for problem in &loaded.warnings {
+        match problem.severity {
+            Severity::Error => tracing::error!("{problem}"),
+            Severity::Warning => tracing::warn!("{problem}"),
+        }
     }
     raise_descriptor_limit(&settings);
     let metrics = Arc::new(Metrics::new()?);

@@ -139,6 +139,8 @@ metrics! {
     state_failures: IntCounterVec = "postern_state_failures_total" ["failure"];
     /// Signatures that mail was to have, by kind (dkim, arc) and result (made; left: ARC has no more to say of this mail; failed: the mail waits).
     signatures: IntCounterVec = "postern_signatures_total" ["kind", "result"];
+    /// Keys for signatures that are on disk and can't be used; mail that is to be signed with one waits.
+    signing_keys_broken: IntGauge = "postern_signing_keys_broken";
     /// Batches written to the spool with one sync each, by result (ok, failed).
     spool_commits: IntCounterVec = "postern_spool_commits_total" ["result"];
     /// Changes in one spool sync.

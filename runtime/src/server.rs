@@ -140,18 +140,19 @@ impl Server {
         let clerk = Clerk { log: log.clone(), metrics: metrics.clone() };
         let resolver = Resolver::new(setup::dns(settings), metrics.clone())?;
         let delivery = Arc::new(delivery(settings, resolver.clone(), &metrics)?);
-        let mailboxes = Arc::new(Mailboxes::new(settings, delivery.clone(), metrics.clone()));
-        let signer = Arc::new(Signer::new(settings));
+        let names = Arc::new(Names(resolver.clone()));
+        let basis = services(settings, &clerk, names.clone());
+        let mailboxes = Arc::new(Mailboxes::new(settings, delivery.clone(), basis.store.clone(), metrics.clone()));
+        let signer = Arc::new(Signer::new(settings, &metrics));
         let scanners = Arc::new(Scanners::new(setup::scanners(settings), metrics.clone()));
         let verify = setup::authentication(settings);
         let authentication = Arc::new(Authentication::new(resolver.clone(), verify, metrics.clone()));
-        let names = Arc::new(Names(resolver.clone()));
         let services = host::Services {
             call_ahead: mailboxes.clone(),
             keys: signer.clone(),
-            scanners: Arc::new(Scanning { scanners: scanners.clone(), names: names.clone() }),
+            scanners: Arc::new(Scanning { scanners: scanners.clone(), names }),
             authenticator: authentication.clone(),
-            ..services(settings, &clerk, names)
+            ..basis
         };
         let unknown_recipients = services.unknown_recipients.clone();
         let archive = open_archive(settings, &services).await?;
@@ -164,7 +165,7 @@ impl Server {
         let gateway = Gateway::new(snapshot, clerk, has_room);
         let gateway = Arc::new(gateway.with_unknown_recipients(Box::new(move |client| unknown_recipients.add(client))));
         let prepare = Arc::new(Preparation { gateway: gateway.clone(), signer: signer.clone() });
-        let queue = Queue::new(setup::queue(settings), spool.clone(), delivery.clone(), prepare, log, metrics.clone());
+        let queue = Queue::new(setup::queue(settings), spool.clone(), mailboxes.clone(), prepare, log, metrics.clone());
         let (stopping, stopped) = watch::channel(false);
         let limits = Arc::new(ArcSwap::from_pointee(setup::connections(settings)));
         let supervisor = Supervisor::from_environment();

@@ -12,7 +12,6 @@ mod dkim;
 pub mod key;
 pub mod keyring;
 mod tags;
-pub mod zone;
 
 use std::io;
 use std::sync::Arc;
@@ -58,6 +57,11 @@ pub enum Done {
     Sealed,
     /// RFC 8617 leaves no seal to be made.
     Left(Unsealed),
+}
+
+/// Where the record of a key is published (RFC 6376 §3.6.2.1), without a dot at its end.
+pub fn record_name(domain: &Domain, selector: &Selector) -> String {
+    format!("{selector}._domainkey.{domain}")
 }
 
 /// A key with the names that signatures know it by.

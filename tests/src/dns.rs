@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hickory_resolver::proto::op::{Message, ResponseCode};
-use hickory_resolver::proto::rr::rdata::{A, AAAA, MX, PTR, SOA, TXT};
+use hickory_resolver::proto::rr::rdata::{A, AAAA, MX, NS, PTR, SOA, TXT};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use tokio::net::UdpSocket;
 
@@ -52,8 +52,38 @@ impl Dns {
         self.add(name, RecordType::MX, RData::MX(MX::new(preference, absolute(host))))
     }
 
+    pub fn ns(&self, name: &str, host: &str) -> &Self {
+        self.add(name, RecordType::NS, RData::NS(NS(absolute(host))))
+    }
+
     pub fn txt(&self, name: &str, text: &str) -> &Self {
         self.add(name, RecordType::TXT, RData::TXT(TXT::new(vec![text.to_owned()])))
+    }
+
+    /// A line of a zone's file (RFC 1035 §5.1) as `postern` writes it: of MX or TXT, with the whole name in front.
+    ///
+    /// # Panics
+    /// It is none.
+    pub fn publish(&self, line: &str) -> &Self {
+        let (head, data) = line.split_once(" IN ").unwrap_or_else(|| panic!("{line}"));
+        let name = head.split(' ').next().unwrap_or_default().trim_end_matches('.');
+        match data.split_once(' ') {
+            Some(("MX", exchange)) => {
+                let (preference, host) = exchange.split_once(' ').unwrap_or_else(|| panic!("{line}"));
+                self.mx(name, preference.parse().unwrap_or_else(|_| panic!("{line}")), host)
+            }
+            Some(("TXT", strings)) => {
+                let strings: Vec<String> = strings.split('"').skip(1).step_by(2).map(str::to_owned).collect();
+                assert!(strings.iter().all(|string| string.len() <= 255), "RFC 1035 §3.3: {line}");
+                self.add(name, RecordType::TXT, RData::TXT(TXT::new(strings)))
+            }
+            _ => panic!("{line}"),
+        }
+    }
+
+    /// For `[dns]` of a config.
+    pub fn setting(&self) -> String {
+        format!("servers = [\"{}\"]\ntimeout = \"500ms\"", self.address)
     }
 
     /// The name of an address.

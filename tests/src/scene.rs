@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use postern::config;
 use postern::log::{EventLog, Record, Sink as LogSink, pump};
@@ -11,8 +12,13 @@ use postern::metrics::Metrics;
 use postern::queue::Filter;
 use postern::server::{Server, plugins};
 use serde_json::Value;
+use tokio::net::TcpStream;
 
-use crate::sink::Sink;
+use crate::client::Client;
+use crate::sink::{Sink, Taken};
+
+/// It only keeps a broken gateway from hanging the test.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Default)]
 struct Events(Arc<Mutex<Vec<Value>>>);
@@ -49,6 +55,42 @@ pub fn asked(events: &[Value]) -> Vec<Value> {
     events.iter().flat_map(calls).collect()
 }
 
+/// How most configs begin: the gateway `mx.example.net` with one listener, at which the test says by XCLIENT who it is, and
+/// the tenant `example` with the domain `example.com`, whose mail goes to `{sink}`. `dns`: what stands in `[dns]`.
+pub fn head(dns: &str) -> String {
+    format!(
+        r#"
+[server]
+host_name = "mx.example.net"
+administrators = ["admin@example.com"]
+[[listener]]
+name = "mx"
+address = "127.0.0.1:0"
+role = "inbound"
+xclient_from = ["127.0.0.1"]
+[spool]
+directory = "{{directory}}/spool"
+[dns]
+{dns}
+[[tenant]]
+name = "example"
+domains = ["example.com"]
+destination = {{ host = "127.0.0.1", port = {{sink}}, tls = "never" }}
+"#
+    )
+}
+
+/// For [`head`]: nobody is asked.
+pub const NO_DNS: &str = "system = false";
+
+/// For after a [`head`]: clients in 198.51.100.0/24 are the tenant's and may send anywhere.
+pub const OFFICE: &str = r#"
+[[trusted_network]]
+name = "office"
+network = "198.51.100.0/24"
+tenant = "example"
+"#;
+
 impl Scene {
     /// `{sink}` and `{other}` in the config are the ports of two next hops, `{directory}` is the directory, where the config
     /// is written to and where the spool may be.
@@ -84,6 +126,64 @@ impl Scene {
         self.server.stop().await;
         let (server, events) = start(&directory.join("postern.toml")).await?;
         Ok(Self { server, events, ..self })
+    }
+
+    /// A client that has said EHLO; at that address, or an empty one: at ours.
+    ///
+    /// # Panics
+    /// It is not let in.
+    pub async fn client(&self, address: &str) -> Client {
+        let stream = TcpStream::connect(self.address()).await.expect("a connection");
+        let mut client = Client::new(Box::new(stream), false, PATIENCE);
+        client.line().await.expect("a banner");
+        if !address.is_empty() {
+            client.send(format!("XCLIENT ADDR={address}\r\n").as_bytes()).await;
+            client.line().await.expect("another banner");
+        }
+        client.send(b"EHLO mail.client.example\r\n").await;
+        client.reply().await.expect("a reply to EHLO");
+        client
+    }
+
+    /// The first reply that refuses, else that to the mail, which is dot-stuffed and has CRLF.
+    ///
+    /// # Panics
+    /// The gateway hangs up.
+    pub async fn send(&self, address: &str, from: &str, to: &[&str], mail: &str) -> String {
+        let mut client = self.client(address).await;
+        let recipients = to.iter().map(|to| format!("RCPT TO:<{to}>\r\n"));
+        let steps = std::iter::once(format!("MAIL FROM:<{from}>\r\n")).chain(recipients);
+        let mut last = String::new();
+        for step in steps.chain(["DATA\r\n".to_owned(), format!("{mail}.\r\n")]) {
+            client.send(step.as_bytes()).await;
+            last = client.line().await.expect("a reply");
+            if last.starts_with(['4', '5']) {
+                break;
+            }
+        }
+        client.hang_up();
+        last
+    }
+
+    /// What a next hop has taken, as soon as there are so many mails.
+    ///
+    /// # Panics
+    /// They don't come.
+    pub async fn taken(&self, sink: &str, count: usize) -> Vec<Taken> {
+        let sink = self.sink(sink).expect("a sink");
+        let taken = tokio::time::timeout(PATIENCE, sink.wait_for(count)).await;
+        taken.unwrap_or_else(|_| panic!("{count} mails never came\n{}", self.story()))
+    }
+
+    /// Waits for such an event.
+    ///
+    /// # Panics
+    /// It never comes.
+    pub async fn happened(&self, what: &str, so: impl Fn(&Value) -> bool) {
+        let come = self.until(|events| events.iter().any(|event| event["event"] == what && so(event)));
+        if tokio::time::timeout(PATIENCE, come).await.is_err() {
+            panic!("no such event {what}\n{}", self.story());
+        }
     }
 
     /// Of the first listener.
@@ -131,7 +231,9 @@ impl Scene {
 }
 
 async fn start(path: &Path) -> Result<(Server, Events), String> {
-    let loaded = config::load(path, &plugins::builtins()).map_err(|error| error.to_string())?;
+    let mut loaded = config::load(path, &plugins::builtins()).map_err(|error| error.to_string())?;
+    // Where the exchanges of a test listen; with port 25 they are taken for ourselves.
+    loaded.settings.delivery.allow_loopback_mx = loaded.settings.delivery.mx_port != 25;
     let metrics = Arc::new(Metrics::new().map_err(|error| error.to_string())?);
     let (log, receiver) = EventLog::new(metrics.clone());
     let events = Events::default();

@@ -1,14 +1,18 @@
 //! A next hop that writes down what it takes.
 //!
-//! Recipients choose their fate: `refuse@…` hears 550, `later@…` 451; everybody else is taken.
+//! Recipients choose their fate: `refuse@…` hears 550, `later@…` 451; everybody else is taken. One that is secured speaks TLS
+//! from the first octet, with the certificate of [`tls`](crate::tls), and takes mail of who has logged in.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Notify;
+
+use crate::client::Stream;
+use crate::tls::acceptor;
 
 /// A message as it came over the wire, dot-stuffing undone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,13 +36,27 @@ pub struct Sink {
 
 impl Sink {
     pub async fn start() -> io::Result<Self> {
+        Self::listen(None).await
+    }
+
+    /// `login`: `\0user\0password` in base64 (RFC 4616).
+    pub async fn secured(login: &'static str) -> io::Result<Self> {
+        Self::listen(Some(login)).await
+    }
+
+    async fn listen(login: Option<&'static str>) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let sink = Self { address: listener.local_addr()?, book: Arc::default() };
         let book = sink.book.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let book = book.clone();
-                tokio::spawn(async move { converse(stream, &book).await });
+                tokio::spawn(async move {
+                    match login {
+                        None => converse(Box::new(stream), &book, None).await,
+                        Some(_) => converse(Box::new(acceptor().accept(stream).await?), &book, login).await,
+                    }
+                });
             }
         });
         Ok(sink)
@@ -61,8 +79,10 @@ impl Sink {
     }
 }
 
-async fn converse(stream: TcpStream, book: &Book) -> io::Result<()> {
-    let (reader, mut writer) = stream.into_split();
+/// `login`: without it nothing is taken.
+async fn converse(stream: Box<dyn Stream>, book: &Book, login: Option<&str>) -> io::Result<()> {
+    let (reader, mut writer) = tokio::io::split(stream);
+    let mut may_send = login.is_none();
     let mut lines = BufReader::new(reader);
     let mut mail = Taken { sender: String::new(), recipients: Vec::new(), octets: Vec::new() };
     writer.write_all(b"220 sink.example ESMTP\r\n").await?;
@@ -70,7 +90,14 @@ async fn converse(stream: TcpStream, book: &Book) -> io::Result<()> {
         let Some(line) = line(&mut lines).await? else { return Ok(()) };
         let text = String::from_utf8(line).unwrap_or_default();
         let reply: &[u8] = match text.get(..4).unwrap_or("").to_ascii_uppercase().as_str() {
-            "EHLO" => b"250-sink.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n",
+            "EHLO" if may_send => b"250-sink.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n",
+            "EHLO" => b"250-sink.example\r\n250 AUTH PLAIN\r\n",
+            "AUTH" if login == text.trim_end().strip_prefix("AUTH PLAIN ") => {
+                may_send = true;
+                b"235 welcome\r\n"
+            }
+            "AUTH" => b"535 5.7.8 no\r\n",
+            "MAIL" if !may_send => b"530 5.7.0 who are you?\r\n",
             "MAIL" => {
                 mail = Taken { sender: path(&text), recipients: Vec::new(), octets: Vec::new() };
                 b"250 ok\r\n"

@@ -9,6 +9,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use crate::fixture::HOST_NAME;
 
 struct Ends {
+    certificate: String,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
 }
@@ -31,8 +32,13 @@ static ENDS: LazyLock<Ends> = LazyLock::new(|| {
         .expect("TLS versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
-    Ends { server: Arc::new(server), client: Arc::new(client) }
+    Ends { certificate: certified.cert.pem(), server: Arc::new(server), client: Arc::new(client) }
 });
+
+/// In PEM, for whoever is to trust it.
+pub fn certificate() -> &'static str {
+    &ENDS.certificate
+}
 
 pub fn acceptor() -> TlsAcceptor {
     TlsAcceptor::from(ENDS.server.clone())

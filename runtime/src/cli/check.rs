@@ -1,6 +1,7 @@
 //! `postern check`: what is wrong with the config; with `--deep` also with what it needs from the world around it.
 
 mod certificate;
+mod chain;
 mod deep;
 mod machine;
 pub(super) mod plugin;
@@ -8,6 +9,7 @@ mod route;
 mod scanner;
 
 use std::io;
+use std::path::Path;
 
 use serde_json::json;
 
@@ -31,8 +33,11 @@ pub(super) fn run(check: &Check, context: &Context<'_>, streams: &mut Streams<'_
         }
     };
     let mut problems = loaded.warnings;
+    let places = config::Places::read(context.config);
+    let mut report = deep::Report::new(&places);
+    chain::check(&loaded.settings, context.builtins, Path::new("/etc/resolv.conf"), &mut report);
+    problems.extend(report.into_problems());
     if check.deep {
-        let places = config::Places::read(context.config);
         problems.extend(deep::check(&loaded.settings, &places, Compiler::this_program()).map_err(failed)?);
     } else if let Some(error) =
         loaded.settings.plugins.iter().find_map(|plugin| plugins::tables(plugin, Kept::once).err())

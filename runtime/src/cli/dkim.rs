@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use super::terminal::{json_line, printable, table};
 use super::{CliError, Context, OK, Streams};
 use crate::config::Settings;
-use crate::dns::{DnsError, Resolver};
+use crate::dns::{DnsError, Resolver, zone};
 use crate::metrics::Metrics;
 use crate::server::setup;
-use crate::signing::{Algorithm, Key, Selector, keyring, zone};
+use crate::signing::{Algorithm, Key, Selector, keyring, record_name};
 use crate::smtp::Domain;
 
 #[derive(Debug, Subcommand)]
@@ -60,7 +60,7 @@ pub(super) fn run(dkim: &Dkim, context: &Context<'_>, streams: &mut Streams<'_>)
     let settings = context.settings()?;
     match dkim {
         Dkim::Generate(generate) => make(generate, &settings, context.json, streams)?,
-        Dkim::List => list(&settings, context.json, streams.out)?,
+        Dkim::List => list(&settings, context.json, streams)?,
         Dkim::Show { domain, selector } => show(&settings, domain, selector.as_ref(), context.json, streams.out)?,
     }
     Ok(OK)
@@ -81,7 +81,7 @@ fn make(generate: &Generate, settings: &Settings, json: bool, streams: &mut Stre
     if path.symlink_metadata().is_ok() {
         return Err(failed(keyring::KeyringError::Exists { path }));
     }
-    let name = zone::name(domain, &selector);
+    let name = record_name(domain, &selector);
     let note = match ask_dns(settings, &name)? {
         Published::Nothing => None,
         Published::Key(text) => {
@@ -115,8 +115,11 @@ fn default_selector(algorithm: Algorithm, now: jiff::Timestamp) -> Result<Select
     })
 }
 
-fn list(settings: &Settings, json: bool, out: &mut dyn Write) -> Result<(), CliError> {
-    let entries = entries(settings);
+fn list(settings: &Settings, json: bool, streams: &mut Streams<'_>) -> Result<(), CliError> {
+    for error in settings.signing.keys.errors() {
+        writeln!(streams.err, "error: {}", printable(&error.to_string()))?;
+    }
+    let (entries, out) = (entries(settings), &mut *streams.out);
     if json {
         return entries.iter().try_for_each(|entry| Ok(writeln!(out, "{}", json_line(&entry.to_json()?))?));
     }
@@ -170,7 +173,8 @@ fn entries(settings: &Settings) -> Vec<Entry<'_>> {
 
 impl Entry<'_> {
     fn zone_line(&self) -> Result<String, CliError> {
-        Ok(zone::txt(&zone::name(self.domain, self.selector), &self.key.record().map_err(failed)?))
+        let record = self.key.record().map_err(failed)?;
+        Ok(zone::txt(&record_name(self.domain, self.selector), record.as_bytes()))
     }
 
     fn to_json(&self) -> Result<Value, CliError> {
@@ -180,7 +184,7 @@ impl Entry<'_> {
             "algorithm": self.key.algorithm().name(),
             "bits": self.key.bits(),
             "file": self.path.display().to_string(),
-            "name": zone::name(self.domain, self.selector),
+            "name": record_name(self.domain, self.selector),
             "type": "TXT",
             "text": self.key.record().map_err(failed)?,
             "zone": self.zone_line()?,
@@ -267,12 +271,12 @@ mod tests {
         assert_eq!(code, OK, "{err}");
         assert!(err.starts_with("warning: nobody could say whether DNS has s1._domainkey.example.com"), "{err}");
         let line = out.lines().find(|line| line.starts_with("s1._domainkey")).unwrap().to_owned();
-        assert!(line.starts_with("s1._domainkey.example.com. IN TXT \"v=DKIM1; k=ed25519; p="), "{line}");
+        assert!(line.starts_with("s1._domainkey.example.com. 3600 IN TXT \"v=DKIM1; k=ed25519; p="), "{line}");
         let (code, out, _) = postern(&config, "dkim generate example.com --json");
         let made: Value = serde_json::from_str(&out).unwrap();
         let selector = made["selector"].as_str().unwrap();
         assert!(code == OK && selector.starts_with("postern-20") && selector.len() == 15, "{made}");
-        assert!(made["zone"].as_str().unwrap().contains(" IN TXT ( \"v=DKIM1; k=rsa; p=MII"), "{made}");
+        assert!(made["zone"].as_str().unwrap().contains(" 3600 IN TXT \"v=DKIM1; k=rsa; p=MII"), "{made}");
         assert!(std::path::Path::new(made["file"].as_str().unwrap()).starts_with(directory.path()));
 
         let (_, out, _) = postern(&config, "dkim list");
@@ -297,10 +301,13 @@ mod tests {
         let (code, _, err) = postern(&config, "dkim generate example.com --selector S1");
         assert!(code == FAILED && err.contains("a key is never written over"), "{err}");
         assert_eq!(std::fs::read(&file).unwrap(), before);
-        // A broken one neither: nothing is made beside it until somebody has looked.
+        // A broken one neither, but another is made beside it, which may take its place.
         std::fs::write(&file, "broken").unwrap();
-        let (code, _, err) = postern(&config, "dkim generate example.com --selector s2");
-        assert!(code == crate::cli::WRONG && err.contains("signing key ") && err.contains("s1.pem"), "{err}");
+        assert_eq!(postern(&config, "dkim generate example.com --selector s1").0, FAILED);
+        assert_eq!(postern(&config, "dkim generate example.com --selector s2 --algorithm ed25519").0, OK);
+        let (code, out, err) = postern(&config, "dkim list");
+        assert!(code == OK && out.contains(" s2 ") && !out.contains(" s1 "), "{out}");
+        assert!(err.starts_with("error: ") && err.contains("s1.pem: it holds no private key"), "{err}");
     }
 
     #[tokio::test]

@@ -15,7 +15,6 @@ mod plan;
 mod provider;
 mod records;
 mod spf;
-mod zone;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -32,7 +31,7 @@ use crate::config::Settings;
 use crate::config::value::FromText as _;
 use crate::config::value::name::DnsServer;
 use crate::dns::blocklist::Subject;
-use crate::dns::{DnsError, Resolver};
+use crate::dns::{DnsError, Resolver, zone};
 use crate::metrics::Metrics;
 use crate::server::{reputation, setup};
 use crate::signing::{self, Selector};

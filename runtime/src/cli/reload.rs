@@ -10,7 +10,10 @@ pub(super) fn run(context: &Context<'_>, streams: &mut Streams<'_>) -> Result<u8
         Response::Done { message, .. } if context.json => {
             writeln!(streams.out, "{}", serde_json::json!({ "ok": true, "message": message }))?;
         }
-        Response::Done { message, .. } => writeln!(streams.out, "{}", printable(&message))?,
+        // Below what has become of it may stand what doesn't work.
+        Response::Done { message, .. } => {
+            message.lines().try_for_each(|line| writeln!(streams.out, "{}", printable(line)))?;
+        }
         // Mistakes of the config, with places and marks.
         Response::Error { message, .. } if !context.json => {
             writeln!(streams.err, "{}", message.trim_end())?;

@@ -70,6 +70,13 @@ fn screen(vitals: &Vitals) -> String {
     }
     say("Spool", spool(vitals));
     say("Plugins", plugins(vitals));
+    if vitals.broken_keys > 0 {
+        let plural = plural(vitals.broken_keys);
+        say(
+            "Keys",
+            format!("{} FOR SIGNATURES CAN'T BE USED: postern check names the file{plural}", vitals.broken_keys),
+        );
+    }
     if vitals.events_dropped > 0 {
         say("Log", format!("{} EVENTS LOST: the log could not keep up", vitals.events_dropped));
     }
@@ -215,6 +222,7 @@ mod tests {
                 damaged: 0,
             },
             plugins: Plugins { count: 3, ..Plugins::default() },
+            broken_keys: 0,
             messages: Messages { accepted: 1000, quarantined: 10, discarded: 1, refused: 200, deferred: 20 },
             events_dropped: 0,
         }
@@ -243,6 +251,7 @@ mod tests {
                     reason: "it is damaged".to_owned(),
                 }],
             },
+            broken_keys: 2,
             events_dropped: 5,
             ..healthy
         }
@@ -279,6 +288,7 @@ Plugins    3 in use
             "           and 2 more destinations are down",
             "Spool      healthy, 70 MiB in /var/spool/postern, ONLY 10 MiB free, 75 MiB are kept, 2 DAMAGED RECORDS set aside",
             "Plugins    3 in use; NOT ASKED, for they fail: rules (tenant:company); BROKEN: old (tenant:other)",
+            "Keys       2 FOR SIGNATURES CAN'T BE USED: postern check names the files",
             "Log        5 EVENTS LOST: the log could not keep up",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");

@@ -31,9 +31,14 @@ use super::value::At;
 use super::value::name::Name;
 use super::value::quantity::{ByteSize, Count};
 use super::written::{self, Written};
+use crate::host::table::within;
 use crate::mail::TlsPolicy;
 use crate::smtp::Domain;
 pub use installed::{Identity, Installed, Known, declare};
+
+/// How long a file's disk is waited for; and after one has hung, the next.
+const PATIENCE: Duration = Duration::from_secs(2);
+const LITTLE_PATIENCE: Duration = Duration::from_millis(100);
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -42,7 +47,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The settings, when `findings` has no error afterwards.
 pub fn check(written: Written, sources: &Sources, builtins: &[&str], findings: &mut Findings) -> Option<Settings> {
-    let mut checker = Checker { sources, builtins, findings };
+    let mut checker = Checker { sources, builtins, findings, patience: PATIENCE };
     let settings = checker.settings(written);
     if findings.has_errors() { None } else { settings }
 }
@@ -56,6 +61,8 @@ struct Checker<'a> {
     sources: &'a Sources,
     builtins: &'a [&'a str],
     findings: &'a mut Findings,
+    /// Of files that can't be looked at in time.
+    patience: Duration,
 }
 
 /// Names that are declared, and where.
@@ -250,6 +257,7 @@ impl Checker<'_> {
             source_addresses: written.source_addresses.into_iter().map(|at| at.value).collect(),
             authorities: written.authorities.map_or_else(Vec::new, |at| self.authorities(&at)),
             mx_port: written.mx_port.map_or(25, |port| port.0),
+            allow_loopback_mx: false,
         }
     }
 
@@ -381,10 +389,18 @@ impl Checker<'_> {
         self.sources.directory_at(at.span).join(&at.value)
     }
 
-    /// A path to a file that must be there.
+    /// A path to a file that must be there. One that can't be looked at in time, as its disk hangs, may be: what needs it
+    /// says so when it reads it, and nothing else has to wait for it.
     fn file(&mut self, at: &At<PathBuf>) -> Option<PathBuf> {
         let path = self.path(at);
-        match std::fs::metadata(&path) {
+        let file = path.clone();
+        let Some(metadata) = within(self.patience, move || std::fs::metadata(file)) else {
+            self.patience = LITTLE_PATIENCE;
+            let hangs = format!("{} can't be looked at in time: its disk may hang", path.display());
+            self.findings.push_warning(Some(at.span), hangs);
+            return Some(path);
+        };
+        match metadata {
             Ok(metadata) if metadata.is_file() => return Some(path),
             Ok(_) => self.findings.error(Some(at.span), format!("{} is not a file", path.display())),
             Err(error) => self.findings.error(Some(at.span), format!("can't read {}: {error}", path.display())),

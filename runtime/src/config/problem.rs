@@ -94,6 +94,8 @@ impl fmt::Display for Place {
 #[derive(Debug)]
 pub struct Finding {
     severity: Severity,
+    /// With it the config can't be used.
+    is_fatal: bool,
     message: String,
     places: Vec<(Span, String)>,
     help: Option<String>,
@@ -122,6 +124,13 @@ impl Findings {
         self.push(Severity::Error, span, message)
     }
 
+    /// An error that costs only what it speaks of: the rest of the config can be used.
+    pub fn push_fault(&mut self, span: Option<Span>, message: String) -> &mut Finding {
+        let finding = self.push(Severity::Error, span, message);
+        finding.is_fatal = false;
+        finding
+    }
+
     pub fn push_warning(&mut self, span: Option<Span>, message: String) -> &mut Finding {
         self.push(Severity::Warning, span, message)
     }
@@ -132,11 +141,12 @@ impl Findings {
 
     fn push(&mut self, severity: Severity, span: Option<Span>, message: String) -> &mut Finding {
         let places = span.map(|span| (span, String::new())).into_iter().collect();
-        self.0.push_mut(Finding { severity, message, places, help: None })
+        self.0.push_mut(Finding { severity, is_fatal: severity == Severity::Error, message, places, help: None })
     }
 
+    /// The config can't be used.
     pub fn has_errors(&self) -> bool {
-        self.0.iter().any(|finding| finding.severity == Severity::Error)
+        self.0.iter().any(|finding| finding.is_fatal)
     }
 
     /// In the order of the text.

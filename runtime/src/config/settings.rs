@@ -194,6 +194,8 @@ pub struct Delivery {
     pub authorities: Vec<rustls::pki_types::CertificateDer<'static>>,
     /// 25, but in tests.
     pub mx_port: u16,
+    /// For tests, and in no config: else an exchange on a loopback address is taken for ourselves.
+    pub allow_loopback_mx: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,22 +5,34 @@
 //! of a mailbox that exists counts while it can't be asked, however long ago that was: then a mailbox that was there is
 //! more likely still there than not, and mail that is taken waits in the queue.
 //!
-//! What refuses the mailbox and what refuses *us* is told apart: only the first may refuse mail for good.
+//! What refuses the mailbox and what refuses *us* is told apart: only the first may refuse mail for good. A refusal that
+//! does not say which of the two it is counts where the destination takes another recipient of the domain.
+//!
+//! What deliveries hear of recipients is learned as well. That a mailbox exists outlasts a restart, where somebody keeps it;
+//! that there is none does not: it is asked anew, for mailboxes are made while a gateway is down.
+
+mod destination;
+mod memory;
+mod said;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use moka::sync::Cache;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use self::destination::Destination;
+pub use self::memory::Memory;
+use self::said::Said;
 use super::question::{NoReply, Question};
-use super::{Delivery, DestinationKey};
+use super::{Delivery, DestinationKey, Outcome};
 use crate::mail::Route;
 use crate::metrics::Metrics;
-use crate::smtp::{Enhanced, Mailbox, Reply, ReversePath};
+use crate::smtp::{Host, Mailbox, Reply, ReversePath};
 
 /// How long a destination that is down is not asked. Short: whoever waits for it comes back in minutes.
 const DOWN_FOR: Duration = Duration::from_secs(30);
@@ -90,6 +102,14 @@ struct Known {
     until: Instant,
 }
 
+/// Whether the destination takes mail for any recipient of a tenant's domain.
+#[derive(Clone)]
+struct Openness {
+    is_open: bool,
+    route: Route,
+    until: Instant,
+}
+
 /// What a reload changes.
 struct InForce {
     settings: CallAheadSettings,
@@ -101,19 +121,15 @@ struct InForce {
 pub struct CallAhead {
     delivery: Arc<Delivery>,
     in_force: ArcSwap<InForce>,
+    /// By tenant and domain.
+    openness: Cache<(Arc<str>, Host), Openness>,
+    memory: Memory,
+    /// Nobody has asked yet: where call-ahead is not used, deliveries teach it nothing.
+    is_used: AtomicBool,
     /// Those that are being asked for.
     asked: Mutex<HashMap<Key, watch::Receiver<Option<Presence>>>>,
     destinations: Mutex<HashMap<DestinationKey, Arc<Destination>>>,
     metrics: Arc<Metrics>,
-}
-
-struct Destination {
-    turns: Semaphore,
-    concurrency: usize,
-    /// Until when it is not asked, and why.
-    down: Mutex<Option<(Instant, String)>>,
-    /// When it has last replied.
-    answered: Mutex<Option<Instant>>,
 }
 
 impl InForce {
@@ -123,10 +139,13 @@ impl InForce {
 }
 
 impl CallAhead {
-    pub fn new(settings: CallAheadSettings, delivery: Arc<Delivery>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(settings: CallAheadSettings, delivery: Arc<Delivery>, memory: Memory, metrics: Arc<Metrics>) -> Self {
         Self {
             delivery,
             in_force: ArcSwap::from_pointee(InForce::new(settings)),
+            openness: Cache::new(MAX_DESTINATIONS as u64),
+            memory,
+            is_used: AtomicBool::new(false),
             asked: Mutex::default(),
             destinations: Mutex::default(),
             metrics,
@@ -151,8 +170,9 @@ impl CallAhead {
         if matches!(route, Route::Maildir(_)) {
             return Presence::Exists;
         }
+        self.is_used.store(true, Ordering::Relaxed);
         let key = (tenant.clone(), recipient.clone());
-        let known = self.in_force.load().cache.get(&key).filter(|known| known.route == *route);
+        let known = self.known(&key, route);
         if let Some(known) = known.as_ref().filter(|known| known.until > Instant::now()) {
             return self.counted(known.presence.clone(), "cache");
         }
@@ -162,6 +182,53 @@ impl CallAhead {
             }
             presence => presence,
         }
+    }
+
+    /// What deliveries of one mail have heard of recipients of that tenant.
+    pub fn learn_from<'a>(
+        &self,
+        tenant: &Arc<str>,
+        route: &Route,
+        heard: impl Iterator<Item = (&'a Mailbox, &'a Outcome)> + Clone,
+    ) {
+        if !self.is_used.load(Ordering::Relaxed) {
+            return;
+        }
+        // A reply to the data is that of all recipients, and of none of them alone.
+        let some_were_taken = heard.clone().any(|(_, outcome)| matches!(outcome, Outcome::Delivered(_)));
+        let is_alone = heard.clone().count() == 1;
+        for (recipient, outcome) in heard {
+            let presence = match outcome {
+                Outcome::Delivered(diagnosis) if diagnosis.remote => Presence::Exists,
+                Outcome::Failed(diagnosis) if diagnosis.remote && (some_were_taken || is_alone) => {
+                    match Said::of(diagnosis.reply.clone()) {
+                        Said::Unknown(reply) => Presence::Unknown(reply),
+                        _ => continue,
+                    }
+                }
+                _ => continue,
+            };
+            let key = (tenant.clone(), recipient.clone());
+            let known = self.in_force.load().cache.get(&key).filter(|known| known.route == *route);
+            // Of mail that comes again and again it is enough to hear now and then.
+            let half = self.in_force.load().settings.keep_existing / 2;
+            let is_fresh = |known: Known| known.presence == presence && known.until > Instant::now() + half;
+            if !known.is_some_and(is_fresh) {
+                self.learn(&key, route.clone(), &presence);
+            }
+        }
+    }
+
+    /// In the cache, or from before the last restart.
+    fn known(&self, key: &Key, route: &Route) -> Option<Known> {
+        let in_force = self.in_force.load();
+        let known = in_force.cache.get(key).or_else(|| {
+            let (route, until) = self.memory.recall(key)?;
+            let known = Known { presence: Presence::Exists, route, until };
+            in_force.cache.insert(key.clone(), known.clone());
+            Some(known)
+        });
+        known.filter(|known| known.route == *route)
     }
 
     fn counted(&self, presence: Presence, source: &str) -> Presence {
@@ -195,9 +262,9 @@ impl CallAhead {
     fn begin(self: &Arc<Self>, key: Key, route: Route, said: watch::Sender<Option<Presence>>) {
         let asked = Asked { call_ahead: self.clone(), key };
         tokio::spawn(async move {
-            let (call_ahead, recipient) = (&asked.call_ahead, &asked.key.1);
+            let call_ahead = &asked.call_ahead;
             let start = Instant::now();
-            let presence = call_ahead.ask(&route, recipient).await;
+            let presence = call_ahead.ask(&asked.key, &route).await;
             call_ahead.metrics.call_ahead_seconds.observe(start.elapsed().as_secs_f64());
             let presence = call_ahead.counted(presence, "destination");
             call_ahead.learn(&asked.key, route, &presence);
@@ -207,17 +274,54 @@ impl CallAhead {
         });
     }
 
-    async fn ask(&self, route: &Route, recipient: &Mailbox) -> Presence {
+    async fn ask(&self, key: &Key, route: &Route) -> Presence {
         let in_force = self.in_force.load_full();
-        let settings = &in_force.settings;
-        let deadline = Instant::now() + settings.timeout;
+        let deadline = Instant::now() + in_force.settings.timeout;
+        match self.ask_for(&in_force.settings, route, &key.1, deadline).await {
+            Said::Exists => Presence::Exists,
+            Said::Unknown(reply) => Presence::Unknown(reply),
+            Said::Unavailable(cause) => Presence::Unavailable(cause),
+            Said::Refused(reply) => match self.is_open(&in_force.settings, key, route, deadline).await {
+                true => Presence::Unknown(reply),
+                false => Presence::Unavailable(format!("{reply}; nor does it take mail for postmaster there")),
+            },
+        }
+    }
+
+    /// The destination takes mail for somebody in that domain, so that what it refuses is a mailbox: it has said so before,
+    /// or it does for `postmaster`, who is everywhere (RFC 5321 §4.5.1).
+    async fn is_open(&self, settings: &CallAheadSettings, key: &Key, route: &Route, deadline: Instant) -> bool {
+        let (tenant, recipient) = key;
+        let domain = (tenant.clone(), recipient.host.clone());
+        let known = self.openness.get(&domain).filter(|known| known.route == *route && known.until > Instant::now());
+        if let Some(known) = known {
+            return known.is_open;
+        }
+        let Ok(postmaster) = Mailbox::parse(&format!("postmaster@{}", recipient.host)) else { return false };
+        let (is_open, keep) = match self.ask_for(settings, route, &postmaster, deadline).await {
+            // One that has a reason for this mailbox has looked at the mailbox.
+            Said::Exists | Said::Unknown(_) => (true, settings.keep_existing),
+            Said::Refused(_) => (false, DOWN_FOR),
+            Said::Unavailable(_) => return false,
+        };
+        self.openness.insert(domain, Openness { is_open, route: route.clone(), until: Instant::now() + keep });
+        is_open
+    }
+
+    async fn ask_for(
+        &self,
+        settings: &CallAheadSettings,
+        route: &Route,
+        recipient: &Mailbox,
+        deadline: Instant,
+    ) -> Said {
         let destination = self.destination(DestinationKey::new(route, recipient.domain()), settings.concurrency);
-        let Ok(Ok(_turn)) = timeout_at(deadline, destination.turns.acquire()).await else {
-            return Presence::Unavailable("too many questions before this one".to_owned());
+        let Some(_turn) = destination.turn(deadline).await else {
+            return Said::Unavailable("too many questions before this one".to_owned());
         };
         // After the wait: those who waited beside it don't try one after the other what is down.
         if let Some(cause) = destination.why_down() {
-            return Presence::Unavailable(cause);
+            return Said::Unavailable(cause);
         }
         let question = Question { sender: &settings.sender, recipient };
         // One that has just answered another question is slow with this one (a tarpit, say), and not down.
@@ -225,42 +329,44 @@ impl CallAhead {
             || Err(NoReply { cause: "no reply in time".to_owned(), down: !destination.has_answered_lately() });
         match timeout_at(deadline, self.delivery.ask(route, &question)).await.unwrap_or_else(|_| no_reply()) {
             Ok(reply) => {
-                destination.set_down(None);
-                *destination.lock_answered() = Some(Instant::now());
-                presence_of(reply)
+                destination.note_answer();
+                Said::of(reply)
             }
             Err(NoReply { cause, down }) => {
                 destination.set_down(down.then(|| (Instant::now() + DOWN_FOR, cause.clone())));
-                Presence::Unavailable(cause)
+                Said::Unavailable(cause)
             }
         }
     }
 
     fn learn(&self, key: &Key, route: Route, presence: &Presence) {
         let in_force = self.in_force.load();
+        let settings = &in_force.settings;
         let keep = match presence {
-            Presence::Exists => in_force.settings.keep_existing,
-            Presence::Unknown(_) => in_force.settings.keep_unknown,
+            Presence::Exists => settings.keep_existing,
+            Presence::Unknown(_) => settings.keep_unknown,
             Presence::Unavailable(_) => return,
         };
-        let known = Known { presence: presence.clone(), route, until: Instant::now() + keep };
-        in_force.cache.insert(key.clone(), known);
+        let until = Instant::now() + keep;
+        if *presence == Presence::Exists {
+            let domain = (key.0.clone(), key.1.host.clone());
+            self.openness.insert(domain, Openness { is_open: true, route: route.clone(), until });
+            self.memory.keep(key, &route, keep);
+        } else {
+            self.memory.forget(key);
+        }
+        in_force.cache.insert(key.clone(), Known { presence: presence.clone(), route, until });
     }
 
     fn destination(&self, key: DestinationKey, concurrency: usize) -> Arc<Destination> {
         let mut destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = destinations.get(&key).filter(|known| known.concurrency == concurrency) {
+        if let Some(known) = destinations.get(&key).filter(|known| known.concurrency() == concurrency) {
             return known.clone();
         }
         if destinations.len() >= MAX_DESTINATIONS {
             destinations.retain(|_, destination| Arc::strong_count(destination) > 1);
         }
-        let destination = Arc::new(Destination {
-            turns: Semaphore::new(concurrency.max(1)),
-            concurrency,
-            down: Mutex::default(),
-            answered: Mutex::default(),
-        });
+        let destination = Arc::new(Destination::new(concurrency));
         destinations.insert(key, destination.clone());
         destination
     }
@@ -279,53 +385,6 @@ struct Asked {
 impl Drop for Asked {
     fn drop(&mut self) {
         self.call_ahead.lock_asked().remove(&self.key);
-    }
-}
-
-impl Destination {
-    fn why_down(&self) -> Option<String> {
-        let down = self.lock_down();
-        down.as_ref().filter(|(until, _)| *until > Instant::now()).map(|(_, cause)| cause.clone())
-    }
-
-    fn has_answered_lately(&self) -> bool {
-        self.lock_answered().is_some_and(|answered| answered.elapsed() < DOWN_FOR)
-    }
-
-    fn lock_answered(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set_down(&self, down: Option<(Instant, String)>) {
-        *self.lock_down() = down;
-    }
-
-    fn lock_down(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
-        self.down.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What a reply to RCPT says of the mailbox.
-fn presence_of(reply: Reply) -> Presence {
-    match reply.class() {
-        2 => Presence::Exists,
-        5 if is_about_mailbox(&reply) => Presence::Unknown(reply),
-        _ => Presence::Unavailable(reply.to_string()),
-    }
-}
-
-/// There is no such mailbox, and not: we may not send to it, or not now.
-fn is_about_mailbox(reply: &Reply) -> bool {
-    match reply.enhanced() {
-        // RFC 3463 §3.2: X.1.7 and X.1.8 are about the sender's address, the others about the recipient's.
-        Some(Enhanced { subject: 1, detail }) => !matches!(detail, 7 | 8),
-        // What Exchange Online says of a mailbox that its directory does not have; no answer from a host, which it means
-        // in RFC 3463 §3.5, can't be what a host says of itself.
-        Some(Enhanced { subject: 4, detail: 1 }) => reply.code() == 550,
-        // RFC 3463 §3.1: X.0.z says no more than the code.
-        Some(Enhanced { subject: 1.., .. }) => false,
-        // RFC 5321 §4.2.3: mailbox unavailable, user not local, mailbox name not allowed.
-        Some(Enhanced { subject: 0, .. }) | None => matches!(reply.code(), 550 | 551 | 553),
     }
 }
 
@@ -351,40 +410,5 @@ mod tests {
         }
         assert!(cache.entry_count() <= 50, "{}", cache.entry_count());
         assert!(cache.contains_key(&key("anna")) && cache.contains_key(&key("bob")));
-    }
-
-    #[test]
-    fn x9_what_replies_say_of_a_mailbox() {
-        for (code, status, expected) in [
-            (250, Some((1, 5)), "exists"),
-            (251, None, "exists"),
-            (252, Some((5, 2)), "exists"),
-            (550, Some((1, 1)), "unknown"),
-            (550, Some((1, 10)), "unknown"),
-            (553, Some((1, 3)), "unknown"),
-            (550, Some((4, 1)), "unknown"),
-            (550, Some((0, 0)), "unknown"),
-            (550, None, "unknown"),
-            (551, None, "unknown"),
-            (553, None, "unknown"),
-            // The sender, us, the state of the mailbox or of the server.
-            (550, Some((1, 7)), "unavailable"),
-            (550, Some((1, 8)), "unavailable"),
-            (550, Some((7, 1)), "unavailable"),
-            (554, Some((7, 1)), "unavailable"),
-            (554, Some((4, 1)), "unavailable"),
-            (552, Some((2, 2)), "unavailable"),
-            (550, Some((2, 1)), "unavailable"),
-            (554, Some((0, 0)), "unavailable"),
-            (554, None, "unavailable"),
-            (552, None, "unavailable"),
-            (503, Some((5, 1)), "unavailable"),
-            (450, Some((1, 1)), "unavailable"),
-            (451, None, "unavailable"),
-            (452, Some((5, 3)), "unavailable"),
-        ] {
-            let status = status.map(|(subject, detail)| Enhanced::new(subject, detail));
-            assert_eq!(presence_of(Reply::new(code, status, "x")).label(), expected, "{code} {status:?}");
-        }
     }
 }

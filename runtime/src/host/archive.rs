@@ -23,6 +23,8 @@ use crate::metrics::Metrics;
 
 /// What may be lost when the machine is.
 const INTERVAL: Duration = Duration::from_secs(3);
+/// The longest wait after a write has failed: each tries all of it anew, on a disk that is full or has other troubles.
+const MAX_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// At the beginning of the file, which says which form the rest has.
 const MAGIC: &[u8] = b"postern state 1\n";
 /// Octets that may be appended before the file is written anew, however small it is.
@@ -78,10 +80,11 @@ impl Archive {
     pub fn write_behind(self: &Arc<Self>) -> io::Result<()> {
         let archive = Arc::downgrade(self);
         let write = move || {
+            let mut wait = INTERVAL;
             loop {
-                std::thread::sleep(INTERVAL);
+                std::thread::sleep(wait);
                 match archive.upgrade() {
-                    Some(archive) => archive.flush(),
+                    Some(archive) => wait = next_wait(wait, archive.flush()),
                     None => return,
                 }
             }
@@ -89,8 +92,8 @@ impl Archive {
         std::thread::Builder::new().name("state".to_owned()).spawn(write).map(drop)
     }
 
-    /// Writes what has changed; durable when it returns. Blocking.
-    pub fn flush(&self) {
+    /// Writes what has changed; durable when it says true. Blocking.
+    pub fn flush(&self) -> bool {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let written = match open.take() {
             Some(file) if file.appended <= file.base.max(MAX_APPENDED) => self.append(file),
@@ -108,6 +111,7 @@ impl Archive {
         let (entries, octets) = self.store.size();
         self.metrics.store_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
         self.metrics.store_octets.set(i64::try_from(octets).unwrap_or(i64::MAX));
+        open.is_some()
     }
 
     fn failed(&self, what: &str, text: &str) {
@@ -199,6 +203,11 @@ impl Archive {
         self.counters.kept(all, &mut write)?;
         self.store.kept(all, &mut write)
     }
+}
+
+/// Twice as long after each failure.
+fn next_wait(wait: Duration, is_written: bool) -> Duration {
+    if is_written { INTERVAL } else { (wait * 2).min(MAX_INTERVAL) }
 }
 
 fn make_private(directory: &Path) -> io::Result<()> {

@@ -265,6 +265,20 @@ mod tests {
         assert_eq!(flood("tenant:a", 2000), 19);
     }
 
+    /// What had ended when the archive was written anew counted for all of them, for ever.
+    #[test]
+    fn w15_what_has_ended_when_all_is_told_counts_no_more() {
+        let (time, store) = limited(StoreLimits { entries: 10_000, octets: 10_000, total: 6_400 });
+        let flood = |scope: &str| {
+            let keys = (0..1000).map(|n| format!("{n:04}"));
+            keys.filter(|key| store.write(scope, "p", key, &[0; 96], 60).is_ok()).count()
+        };
+        assert_eq!(flood("tenant:a"), 32);
+        time.fetch_add(60_000, Ordering::Relaxed);
+        store.kept(true, &mut |record| panic!("{record:?}")).unwrap();
+        assert_eq!((store.size(), flood("tenant:b")), ((0, 0), 32));
+    }
+
     #[test]
     fn w15_writers_at_the_same_time_keep_the_books() {
         let (_, store) = store(1000, 1 << 20);

@@ -5,6 +5,7 @@
 //! is read anew the old one is there too.
 
 mod entries;
+mod late;
 mod library;
 mod network;
 mod read;
@@ -15,6 +16,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use late::within;
 pub use library::{Kept, Library};
 pub use read::{Bounds, Column, Definition, Format};
 
@@ -45,6 +47,8 @@ pub enum TableError {
     NoFile(PathBuf),
     #[error("{} changed while it was read", .0.display())]
     Unsettled(PathBuf),
+    #[error("{} can't be read in time: its disk may hang", .0.display())]
+    Late(PathBuf),
     #[error("there are more than {MAX_MASKS} different network masks that are not contiguous")]
     TooManyMasks,
 }

@@ -71,6 +71,16 @@ pub struct TransactionStanding {
     memory: Memory,
     /// Reseller and tenant have heard the earlier stages.
     tenant_heard: bool,
+    /// What the recipient was answered last was the platform's own word.
+    refused_by_platform: bool,
+}
+
+impl TransactionStanding {
+    /// The platform's chain has refused the recipient that was heard last, and not the chain of a reseller or tenant, whose
+    /// word counts for their own mail and for nobody else's.
+    pub fn refused_by_platform(&self) -> bool {
+        self.refused_by_platform
+    }
 }
 
 impl SessionStanding {
@@ -118,18 +128,24 @@ impl Hearing {
     /// One recipient: the answer counts everything held, less what is lifted.
     pub async fn rcpt(&mut self, clerk: &Clerk, recipient: &Recipient) -> Verdict {
         let mut round = Round::new(clerk);
-        let mut layer = Layer::default();
+        let (mut layer, mut of_platform) = (Layer::default(), 0);
         if !self.held_for_good() {
             self.hear_tenant(&mut round).await;
         }
         if !self.held_for_good() {
             for (scope, chain) in self.scopes() {
-                if self.run(&mut round, &scope, &chain, Stage::Rcpt, Some(recipient), &mut layer).await {
+                let ends = self.run(&mut round, &scope, &chain, Stage::Rcpt, Some(recipient), &mut layer).await;
+                if scope == Scope::Platform {
+                    of_platform = layer.opinions.len();
+                }
+                if ends {
                     break;
                 }
             }
         }
         let verdict = self.combine(&layer);
+        let by_platform = layer.opinions.iter().take(of_platform).any(|opinion| opinion.verdict == verdict);
+        self.transaction.refused_by_platform = by_platform && verdict.is_refusal();
         if !verdict.is_refusal() {
             self.transaction.recipients.push(layer);
         }

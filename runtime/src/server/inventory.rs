@@ -86,6 +86,7 @@ impl Live {
             since: mounted.map(|mounted| mounted.since),
             stages: stages.map(Iterator::collect).unwrap_or_default(),
             grants: declared.map(|p| p.grants.iter().map(|grant| grant.0.to_string()).collect()).unwrap_or_default(),
+            scanners: declared.map(|p| p.scanners.iter().map(ToString::to_string).collect()).unwrap_or_default(),
             on_trial: self.trials.left(key).map(|left| left.as_secs().max(1)),
             broken: mounted.and_then(|mounted| mounted.broken.clone()),
             activity: mounted.and_then(|mounted| mounted.plugin.as_ref()).map(|plugin| plugin.report().activity),

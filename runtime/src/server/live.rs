@@ -330,7 +330,9 @@ impl Live {
     async fn read_config_and_change(&self) -> Result<String, Refusal> {
         let path = self.config.clone().ok_or(Refusal::NoConfig)?;
         let load = tokio::task::spawn_blocking(move || config::load(&path, &plugins::builtins()));
-        let settings = load.await.map_err(|_| Refusal::Interrupted)??.settings;
+        let loaded_config = load.await.map_err(|_| Refusal::Interrupted)??;
+        let faults: Vec<String> = loaded_config.faults().map(ToString::to_string).collect();
+        let settings = loaded_config.settings;
         let before = self.in_force();
         let mut installed = before.installed.clone();
         let tolerated = broken_already(&before, None);
@@ -350,10 +352,14 @@ impl Live {
         self.parts.authentication.configure(setup::authentication(&settings));
         self.parts.limits.store(Arc::new(setup::connections(&settings)));
         self.parts.certificates.replace(&settings);
-        self.parts.signer.replace(&settings);
+        self.parts.signer.replace(&settings, &self.parts.gateway.clerk.metrics);
         let new = Arc::new(setup::snapshot(&settings, self.parts.incoming.clone(), loaded.chains.clone()));
         let old = self.parts.gateway.current.swap(new.clone());
         let message = describe(&self.started, &settings, &loaded.changes);
+        let message = faults.iter().fold(message, |message, fault| {
+            tracing::error!("{fault}");
+            format!("{message}\n{}", fault.trim_end())
+        });
         // Another table or setting in the config is no other version: the one before would have them, too.
         let is_version =
             |change: &Change| change.before.as_ref().is_some_and(|before| before.digest != change.mounted.digest);

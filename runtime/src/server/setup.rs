@@ -165,6 +165,7 @@ pub fn delivery(settings: &Settings) -> delivery::Settings {
         host_name: settings.server.host_name.to_string(),
         smart_hosts: smart_hosts.collect::<HashMap<_, _>>(),
         mx_port: written.mx_port,
+        allow_loopback_mx: written.allow_loopback_mx,
         extra_roots: written.authorities.clone(),
         mx_tls: written.tls,
         own_hosts: own_hosts(settings),

@@ -1,5 +1,6 @@
 //! The gateway's keys: which of them a scope may sign with, and the signatures that were asked for.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -10,6 +11,7 @@ use crate::config::Settings;
 use crate::host::Keys;
 use crate::log::Record;
 use crate::mail::{Mail, SignatureKind, SignatureRequest};
+use crate::metrics::Metrics;
 use crate::pipeline::{Clerk, Scope};
 use crate::signing::{self, Done, Keyring, Policy, SigningError};
 use crate::smtp::{Domain, Enhanced, Reply};
@@ -38,17 +40,19 @@ impl Default for Signer {
 }
 
 impl Signer {
-    pub fn new(settings: &Settings) -> Self {
+    pub fn new(settings: &Settings, metrics: &Metrics) -> Self {
         let signer = Self::default();
-        signer.replace(settings);
+        signer.replace(settings, metrics);
         signer
     }
 
-    /// The keys were read with the config, so nothing can fail here.
-    pub fn replace(&self, settings: &Settings) {
+    /// The keys were read with the config, so nothing can fail here. One that can't be used now stays as it was.
+    pub fn replace(&self, settings: &Settings, metrics: &Metrics) {
         let signing = &settings.signing;
+        let broken = i64::try_from(signing.keys.errors().len()).unwrap_or(i64::MAX);
+        metrics.signing_keys_broken.set(broken);
         self.in_force.store(Arc::new(InForce {
-            keys: signing.keys.clone(),
+            keys: signing.keys.clone().with_broken_as_in(&self.in_force.load().keys),
             policy: Policy {
                 timestamp: signing.timestamp,
                 validity: signing.validity.map(|validity| validity.as_secs()),
@@ -103,7 +107,10 @@ impl Keys for Signer {
             Scope::Reseller(name) => tenant.is_some_and(|tenant| tenant.reseller.as_ref() == Some(name)),
             Scope::Tenant(name) => tenant.is_some_and(|tenant| tenant.name == *name),
         };
-        is_own.then(|| in_force.keys.selectors(domain).map(|selector| selector.as_str().into()).collect())
+        // With those that can't be used: who asks for one of them waits, and who would ask for all must not leave with less.
+        let keys = &in_force.keys;
+        let selectors: BTreeSet<_> = keys.selectors(domain).chain(keys.broken(domain)).collect();
+        is_own.then(|| selectors.into_iter().map(|selector| selector.as_str().into()).collect())
     }
 }
 
@@ -139,7 +146,6 @@ mod tests {
     use super::*;
     use crate::log::EventLog;
     use crate::mail::{Body, Envelope, Header, Message, MessageId};
-    use crate::metrics::Metrics;
     use crate::signing::{Algorithm, Key};
     use crate::smtp::ReversePath;
     use crate::tenancy::Tenant;

@@ -67,6 +67,7 @@ impl Facts {
                 broken: broken(&self.live.in_force().rack),
                 ..plugins(&parts.gateway.current.load().chains, &metrics.plugin_breaker_open)
             },
+            broken_keys: level(&metrics.signing_keys_broken),
             messages: messages(&metrics.messages),
             events_dropped: metrics.log_dropped.get(),
         }

@@ -1,9 +1,10 @@
 //! The keys on disk: `DIRECTORY/DOMAIN/SELECTOR.pem`, one file for each.
 //!
-//! All are read, or none: a key that can't be used is found when config is, and not when a mail needs it. A key is made
-//! once and never written over (R30): whoever has signed with it must be able to be verified.
+//! They are read with the config, so a key that can't be used is found then and not when a mail needs it. It is told, and
+//! costs the mail that was to be signed with it, which waits; every other domain's goes on. A key is made once and never
+//! written over (R30): whoever has signed with it must be able to be verified.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
@@ -19,6 +20,8 @@ const MAX_FILE: u64 = 16 * 1024;
 /// Keys in all.
 const MAX_KEYS: usize = 50_000;
 const EXTENSION: &str = "pem";
+/// Stands for keys whose names can't be told, so that a domain has a key that can't be used, and not none.
+const NAMELESS: &str = "unusable";
 
 /// Names one of a domain's keys (RFC 6376 §3.1): labels of letters, digits, `-` and `_`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,19 +69,50 @@ pub enum KeyringError {
 }
 
 /// Read once; a reload makes another one.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Keyring {
     keys: BTreeMap<Domain, BTreeMap<Selector, Arc<Key>>>,
+    /// That are there and can't be used.
+    broken: BTreeMap<Domain, BTreeSet<Selector>>,
+    errors: Arc<[KeyringError]>,
 }
 
 impl Keyring {
-    /// Without the directory there are no keys. What is wrong is told of all of them, not only of the first. Blocking.
-    pub fn load(directory: &Path) -> Result<Self, Vec<KeyringError>> {
+    /// Without the directory there are no keys. The error: nothing can be said of any key. What is wrong with single ones
+    /// is in [`errors`](Self::errors). Blocking.
+    pub fn load(directory: &Path) -> Result<Self, KeyringError> {
         let mut reader = Reader::default();
-        if let Err(error) = reader.read(directory) {
-            reader.errors.push(error);
+        reader.read(directory)?;
+        Ok(Self { errors: reader.errors.into(), ..reader.keyring })
+    }
+
+    /// Of keys that can't be used, and of directories that are no domain's.
+    pub fn errors(&self) -> &[KeyringError] {
+        &self.errors
+    }
+
+    /// A domain's that are there and can't be used. Mail that asks for one of them must wait.
+    pub fn broken(&self, domain: &Domain) -> impl Iterator<Item = &Selector> {
+        self.broken.get(domain).into_iter().flatten()
+    }
+
+    /// What can't be used now is as it was before, where it was there. Errors stay.
+    #[must_use]
+    pub fn with_broken_as_in(mut self: Arc<Self>, before: &Self) -> Arc<Self> {
+        if self.broken.is_empty() {
+            return self;
         }
-        if reader.errors.is_empty() { Ok(reader.keyring) } else { Err(reader.errors) }
+        let keyring = Arc::make_mut(&mut self);
+        for (domain, selectors) in &mut keyring.broken {
+            selectors.retain(|selector| match before.key(domain, selector) {
+                Some(key) => {
+                    keyring.keys.entry(domain.clone()).or_default().insert(selector.clone(), key.clone());
+                    false
+                }
+                None => true,
+            });
+        }
+        self
     }
 
     pub fn key(&self, domain: &Domain, selector: &Selector) -> Option<&Arc<Key>> {
@@ -201,10 +235,9 @@ impl Reader {
             if is_hidden(&path) || !path.is_dir() {
                 continue;
             }
-            let domain = self.domain(&path);
-            let read = domain.and_then(|domain| self.read_domain(&path, &domain));
-            if let Err(error) = read {
-                self.errors.push(error);
+            match domain(&path) {
+                Ok((domain, problem)) => self.read_domain(&path, &domain, problem),
+                Err(error) => self.errors.push(error),
             }
             if self.count > MAX_KEYS {
                 return Err(KeyringError::TooMany { path: directory.to_owned() });
@@ -213,38 +246,58 @@ impl Reader {
         Ok(())
     }
 
-    /// The name must be the one that is looked up, or one key would have two places.
-    fn domain(&self, path: &Path) -> Result<Domain, KeyringError> {
-        let wrong = |problem: String| KeyringError::Name { path: path.to_owned(), problem };
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        match Domain::parse(name) {
-            Ok(domain) if domain.as_str() == name => Ok(domain),
-            Ok(domain) => Err(wrong(format!("this directory must be named `{domain}`"))),
-            Err(_) => Err(wrong("this directory is not named after a domain".to_owned())),
-        }
-    }
-
-    fn read_domain(&mut self, folder: &Path, domain: &Domain) -> Result<(), KeyringError> {
-        check_directory(folder)?;
-        for entry in fs::read_dir(folder).map_err(failed(folder))? {
-            let path = entry.map_err(failed(folder))?.path();
+    /// `problem`: of the directory, so that none of its keys can be used.
+    fn read_domain(&mut self, folder: &Path, domain: &Domain, problem: Option<KeyringError>) {
+        let is_sound = problem.is_none();
+        self.errors.extend(problem);
+        let entries = match fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) => return self.note_broken(domain, None, failed(folder)(error)),
+        };
+        for entry in entries {
+            let path = match entry {
+                Ok(entry) => entry.path(),
+                Err(error) => return self.note_broken(domain, None, failed(folder)(error)),
+            };
             if is_hidden(&path) || path.extension().is_none_or(|extension| extension != EXTENSION) {
                 continue;
             }
             self.count += 1;
             if self.count > MAX_KEYS {
-                return Ok(());
+                return;
             }
             match read_key(&path) {
-                Ok((selector, key)) => {
-                    let keys = self.keyring.keys.entry(domain.clone()).or_default();
-                    keys.insert(selector, Arc::new(key));
+                Ok((selector, key)) if is_sound => {
+                    self.keyring.keys.entry(domain.clone()).or_default().insert(selector, Arc::new(key));
                 }
-                Err(error) => self.errors.push(error),
+                // What is wrong is told of the directory.
+                Ok((selector, _)) => drop(self.keyring.broken.entry(domain.clone()).or_default().insert(selector)),
+                Err(error) => self.note_broken(domain, Some(&path), error),
             }
         }
-        Ok(())
     }
+
+    fn note_broken(&mut self, domain: &Domain, path: Option<&Path>, error: KeyringError) {
+        let name = path.and_then(|path| path.file_stem()?.to_str());
+        let selector = name.and_then(|name| Selector::parse(name).ok()).or_else(|| Selector::parse(NAMELESS).ok());
+        self.keyring.broken.entry(domain.clone()).or_default().extend(selector);
+        self.errors.push(error);
+    }
+}
+
+/// Whose keys are in a directory, and why none of them can be used. The error: it is nobody's.
+fn domain(path: &Path) -> Result<(Domain, Option<KeyringError>), KeyringError> {
+    let wrong = |problem: String| KeyringError::Name { path: path.to_owned(), problem };
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let Ok(domain) = Domain::parse(name) else {
+        return Err(wrong("this directory is not named after a domain".to_owned()));
+    };
+    // The name must be the one that is looked up, or one key would have two places.
+    let problem = match domain.as_str() == name {
+        true => check_directory(path).err(),
+        false => Some(wrong(format!("this directory must be named `{domain}`"))),
+    };
+    Ok((domain, problem))
 }
 
 /// Of an editor, or a file system's own.
@@ -373,17 +426,28 @@ mod tests {
             ("good.example/rubbish.pem", b"x", 0o600),
             ("good.example/big.pem", &[b'x'; 20_000], 0o600),
             ("good.example/BAD.pem", &pem, 0o600),
+            ("good.example/no selector.pem", &pem, 0o600),
             ("good.example/notes.txt", b"not looked at", 0o644),
             ("good.example/.b.pem.swp", b"nor this", 0o644),
         ] {
             fs::write(at(name), content).unwrap();
             mode(&at(name), mode_of);
         }
-        let errors = Keyring::load(place.path()).unwrap_err();
+        fs::copy(at("good.example/a.pem"), at("open.example/b.pem")).unwrap();
+        let keyring = Keyring::load(place.path()).unwrap();
+        // Each costs nobody but its own domain.
+        let names = |name: &str| {
+            let (domain, text) = (domain(name), |selector: &Selector| selector.to_string());
+            let good: Vec<_> = keyring.selectors(&domain).map(text).collect();
+            (good.join(" "), keyring.broken(&domain).map(text).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(names("good.example"), ("a".to_owned(), "bad big readable rubbish unusable world".to_owned()));
+        assert_eq!(names("open.example"), (String::new(), "b".to_owned()));
+        let errors = keyring.errors();
         let mut told: Vec<_> = errors.iter().map(ToString::to_string).collect();
         told.sort();
         let told = told.join("\n");
-        assert_eq!(errors.len(), 8, "{told}");
+        assert_eq!(errors.len(), 9, "{told}");
         for part in [
             "readable.pem can be read or changed by others: chmod 600",
             "world.pem can be read or changed by others",
@@ -396,6 +460,32 @@ mod tests {
         ] {
             assert!(told.contains(part), "{part}\n{told}");
         }
+    }
+
+    #[test]
+    fn a_broken_key_is_as_it_was_before() {
+        let place = tempfile::tempdir().unwrap();
+        let (example, org) = (domain("example.com"), domain("example.org"));
+        let (_, path) = create(place.path(), &example, &selector("a"), Algorithm::Ed25519).unwrap();
+        create(place.path(), &org, &selector("a"), Algorithm::Ed25519).unwrap();
+        let before = Keyring::load(place.path()).unwrap();
+        fs::write(&path, "rubbish").unwrap();
+        fs::write(path.with_file_name("new.pem"), "rubbish").unwrap();
+        fs::remove_dir_all(place.path().join("example.org")).unwrap();
+        let now = Arc::new(Keyring::load(place.path()).unwrap());
+        assert!(now.is_empty() && now.errors().len() == 2);
+        let now = now.with_broken_as_in(&before);
+        let record = |keyring: &Keyring| keyring.key(&example, &selector("a")).unwrap().record().unwrap();
+        assert_eq!(record(&now), record(&before));
+        assert_eq!(now.broken(&example).map(Selector::as_str).collect::<Vec<_>>(), ["new"]);
+        assert!(now.key(&org, &selector("a")).is_none() && now.errors().len() == 2, "what is gone is gone");
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_has_no_keys_at_all() {
+        let place = tempfile::tempdir().unwrap();
+        mode(place.path(), 0o777);
+        assert!(matches!(Keyring::load(place.path()), Err(KeyringError::Open { .. })));
     }
 
     #[test]

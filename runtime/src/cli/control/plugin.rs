@@ -43,6 +43,9 @@ pub struct State {
     pub since: Option<Timestamp>,
     pub stages: Vec<String>,
     pub grants: Vec<String>,
+    /// Those that it may ask.
+    #[serde(default)]
+    pub scanners: Vec<String>,
     /// Seconds that are left of its first minutes, in which it is taken back when it fails too often.
     pub on_trial: Option<u64>,
     /// Why it is not loaded though it should be.

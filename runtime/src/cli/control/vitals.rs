@@ -29,6 +29,9 @@ pub struct Vitals {
     pub queue: Queue,
     pub spool: Spool,
     pub plugins: Plugins,
+    /// Keys for signatures that are on disk and can't be used.
+    #[serde(default)]
+    pub broken_keys: u64,
     pub messages: Messages,
     /// Events that the log could not take.
     pub events_dropped: u64,

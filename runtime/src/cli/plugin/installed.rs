@@ -57,7 +57,7 @@ fn rows(plugins: &[State]) -> String {
             told(failures),
             told(|activity| ByteSize(activity.memory_peak).to_string()),
             or_dash(&plugin.stages),
-            or_dash(&plugin.grants),
+            or_dash(&granted(plugin)),
         ]);
     }
     let table = table(&rows);
@@ -71,6 +71,15 @@ fn rows(plugins: &[State]) -> String {
         }
     }
     out
+}
+
+/// Of `scan` with those that it may ask: `scan(clamav rspamd)`.
+fn granted(plugin: &State) -> Vec<String> {
+    let grant = |grant: &String| match grant.as_str() {
+        "scan" if !plugin.scanners.is_empty() => format!("scan({})", plugin.scanners.join(" ")),
+        grant => grant.to_owned(),
+    };
+    plugin.grants.iter().map(grant).collect()
 }
 
 /// Where it stands: `own` for the chain of its own scope.
@@ -120,6 +129,7 @@ fn write_detail(out: &mut dyn Write, plugin: &Detail) -> io::Result<()> {
     row("Stages", or_dash(&state.stages))?;
     row("Imports", or_dash(&plugin.imports))?;
     row("Grants", or_dash(&state.grants))?;
+    row("Scanners", or_dash(&state.scanners))?;
     row("Tables", or_dash(&plugin.tables))?;
     row("Direction", plugin.direction.clone().unwrap_or_else(|| "-".to_owned()))?;
     row("Exemptable", plugin.exemptable.to_string())?;

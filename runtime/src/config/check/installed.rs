@@ -65,7 +65,7 @@ pub fn declare(
     let placement = placement(&mut root, &mut findings);
     let written = if findings.has_errors() { None } else { read(root, identity, &mut findings) };
     let installed = written.and_then(|written| {
-        let mut checker = Checker { sources: &sources, builtins, findings: &mut findings };
+        let mut checker = Checker { sources: &sources, builtins, findings: &mut findings, patience: super::PATIENCE };
         let plugin = checker.plugin(written, identity.scope, &names(known))?;
         let directions = placement.direction.as_ref().map_or(Directions::Both, |at| at.value);
         let exemptable = placement.exemptable.is_some_and(|flag| checker.platform_only(&flag, identity.scope));

@@ -1,4 +1,5 @@
-//! The keys are read with the config, so that a broken one is found by `postern check` and refused by a reload.
+//! The keys are read with the config, so that a broken one is found by `postern check` and told by a reload. It keeps
+//! nobody from starting: mail that was to be signed with it waits, and all other mail does not.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,18 +41,22 @@ impl Checker<'_> {
                 .push_warning(span, format!("the directory {} is not there, so there are no keys", directory.display()))
                 .help("`postern dkim generate` makes it");
         }
-        match Keyring::load(directory) {
+        let keys = match Keyring::load(directory) {
             Ok(keys) => keys,
-            Err(errors) => {
-                for error in errors.iter().take(MAX_TOLD) {
-                    self.findings.error(span, format!("signing key {error}"));
-                }
-                if errors.len() > MAX_TOLD {
-                    self.findings.error(span, format!("and {} more of the signing keys", errors.len() - MAX_TOLD));
-                }
-                Keyring::default()
+            Err(error) => {
+                self.findings.error(span, format!("signing keys: {error}"));
+                return Keyring::default();
             }
+        };
+        for error in keys.errors().iter().take(MAX_TOLD) {
+            self.findings
+                .push_fault(span, format!("signing key {error}"))
+                .help("mail that is to be signed with it waits; a gateway that runs signs with what it had");
         }
+        if keys.errors().len() > MAX_TOLD {
+            self.findings.push_fault(span, format!("and {} more of the signing keys", keys.errors().len() - MAX_TOLD));
+        }
+        keys
     }
 
     /// A mail may wait in a queue, ours and others', before its signature is looked at.
@@ -81,7 +86,7 @@ mod tests {
         directory = \".\"\n[[listener]]\nname = \"mx\"\naddress = \"127.0.0.1:0\"\nrole = \"inbound\"\n";
 
     #[test]
-    fn a_broken_key_is_an_error_of_the_config() {
+    fn a_broken_key_is_an_error_that_stops_nobody_else() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("postern.toml");
         let keys = directory.path().join("keys/example.com");
@@ -95,11 +100,17 @@ mod tests {
         }
         for section in ["", "[signing]\ndirectory = \"keys\"\n"] {
             fs::write(&path, format!("{CONFIG}{section}")).unwrap();
-            let told = config::load(&path, &[]).unwrap_err().to_string();
+            let loaded = config::load(&path, &[]).map_err(|error| error.to_string()).unwrap();
+            assert!(loaded.faults().count() == 2 && loaded.settings.signing.keys.errors().len() == 2);
+            let told = loaded.warnings.iter().map(ToString::to_string).collect::<String>();
             assert!(told.contains("one.pem: it holds no private key"), "{told}");
             assert!(told.contains("two.pem: it holds no private key"), "{told}");
             assert_eq!(told.contains("postern.toml:11:13"), !section.is_empty(), "{told}");
         }
+        fs::set_permissions(keys.parent().unwrap(), fs::Permissions::from_mode(0o777)).unwrap();
+        let told = config::load(&path, &[]).unwrap_err().to_string();
+        assert!(told.contains("can be written by others"), "{told}");
+        fs::set_permissions(keys.parent().unwrap(), fs::Permissions::from_mode(0o700)).unwrap();
         fs::remove_dir_all(&keys).unwrap();
         let loaded = config::load(&path, &[]).map_err(|error| error.to_string()).unwrap();
         assert!(loaded.settings.signing.keys.is_empty() && loaded.warnings.is_empty());

@@ -157,13 +157,58 @@ fn a_disk_that_does_not_write_loses_nothing_that_is_in_memory() {
     let archive = machine.start();
     assert_eq!(machine.failures("read"), 1);
     write(&archive, "k", b"v");
-    archive.flush();
-    archive.flush();
+    assert!(!archive.flush());
+    assert!(!archive.flush());
     assert_eq!(machine.failures("write"), 2);
     std::fs::remove_file(machine.directory.path().join("state")).unwrap();
-    archive.flush();
+    assert!(archive.flush());
     assert_eq!(machine.failures("write"), 2);
     assert_eq!(value(&machine.start(), "k").as_deref(), Some(&b"v"[..]));
+}
+
+/// A full disk is not written to every three seconds.
+#[test]
+fn d1_after_a_failure_it_waits_longer_and_not_for_ever() {
+    let waits: Vec<u64> = std::iter::successors(Some(INTERVAL), |wait| Some(next_wait(*wait, false)))
+        .take(9)
+        .map(|wait| wait.as_secs())
+        .collect();
+    assert_eq!(waits, [3, 6, 12, 24, 48, 96, 192, 300, 300]);
+    assert_eq!(next_wait(MAX_INTERVAL, true), INTERVAL);
+}
+
+/// More keys than are told of at a time, and all of them changing meanwhile.
+#[test]
+fn what_changes_while_all_is_told_is_told_the_next_time() {
+    let machine = Machine::new();
+    let archive = machine.start();
+    let keys: Vec<String> = (0..5000).map(|n| n.to_string()).collect();
+    for key in &keys {
+        write(&archive, key, b"old");
+        add(&archive, key, 1, 3600);
+    }
+    let mut told = 0;
+    archive
+        .each(true, |_| {
+            // Nobody holds what it would wait for.
+            if let Some(key) = keys.get(told % keys.len()) {
+                write(&archive, key, b"new");
+                add(&archive, key, 1, 3600);
+            }
+            told += 1;
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(told, 10_000);
+    let mut again = std::collections::BTreeSet::new();
+    archive
+        .each(false, |record| {
+            again.insert((record.kind == Kind::Value, record.key));
+            Ok(())
+        })
+        .unwrap();
+    assert!(again.iter().filter(|(is_value, _)| *is_value).count() == 5000, "{}", again.len());
+    assert!(keys.iter().all(|key| add(&archive, key, 0, 3600) == 3 && value(&archive, key).unwrap() == b"new"));
 }
 
 #[test]
@@ -201,7 +246,7 @@ fn w15_writers_and_the_archive_do_not_wait_for_each_other_for_ever() {
                 }
             });
         }
-        threads.spawn(|| (0..50).for_each(|_| archive.flush()));
+        threads.spawn(|| (0..50).for_each(|_| assert!(archive.flush())));
     });
     archive.flush();
     let again = machine.start();

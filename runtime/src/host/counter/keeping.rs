@@ -4,9 +4,11 @@ use std::io;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::super::archive::{Kind, Record};
-use super::{Counters, MAX_BLOCK_MILLIS, MAX_KEY, Scope, Window};
+use super::{Counters, MAX_BLOCK_MILLIS, MAX_KEY, Scope, Window, WindowName};
 
 const HOUR: u32 = 3600;
+/// Keys that are told of while nobody else gets at the scope: a few milliseconds, however many there are.
+const CHUNK: usize = 2048;
 
 /// A window that does not is over before anyone misses it. 0: until a time that was given, as the end of a day.
 pub(super) const fn outlasts_a_restart(seconds: u32) -> bool {
@@ -23,11 +25,19 @@ impl Counters {
         self.len() == 0
     }
 
-    /// Tells what has changed since this was asked last, or all there is. No count waits for the writing.
+    /// Tells what has changed since this was asked last, or all there is. No count waits for the writing, nor for more than a
+    /// part of the telling.
     pub(in super::super) fn kept(&self, all: bool, write: &mut impl FnMut(Record) -> io::Result<()>) -> io::Result<()> {
         for (name, scope) in self.by_name() {
-            let records = locked(&scope).kept(&name, all);
-            records.into_iter().try_for_each(&mut *write)?;
+            let Untold { windows, blocks } = locked(&scope).untold(all);
+            for windows in windows.chunks(CHUNK) {
+                let told = locked(&scope).windows_kept(&name, windows);
+                told.into_iter().try_for_each(&mut *write)?;
+            }
+            for blocks in blocks.chunks(CHUNK) {
+                let told = locked(&scope).blocks_kept(&name, blocks, all);
+                told.into_iter().try_for_each(&mut *write)?;
+            }
         }
         Ok(())
     }
@@ -78,6 +88,12 @@ fn locked(scope: &std::sync::Mutex<Scope>) -> MutexGuard<'_, Scope> {
     scope.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// By plugin and name.
+struct Untold {
+    windows: Vec<(Box<str>, WindowName)>,
+    blocks: Vec<(Box<str>, Box<str>)>,
+}
+
 impl Scope {
     /// Notes that the archive has to hear of it. Of a flood of blocks that are lifted again at once only so many: at worst
     /// one of them is there once more after a restart.
@@ -87,39 +103,42 @@ impl Scope {
         }
     }
 
-    fn kept(&mut self, name: &Arc<str>, all: bool) -> Vec<Record> {
+    /// What changes from now on is told the next time.
+    fn untold(&mut self, all: bool) -> Untold {
         let changed = std::mem::take(&mut self.changed);
         let blocks_changed = std::mem::take(&mut self.blocks_changed);
-        if all {
-            return self.all(name);
+        if !all {
+            return Untold { windows: changed, blocks: blocks_changed.into_iter().collect() };
         }
-        let mut records = Vec::with_capacity(changed.len() + blocks_changed.len());
-        for (plugin, window) in changed {
-            let counts = self.plugins.get_mut(&plugin);
-            if let Some(there) = counts.and_then(|counts| counts.windows.get_mut(&window)) {
-                there.is_changed = false;
-                records.push(count(name, &plugin, &window, there));
-            }
+        let mut all = Untold { windows: Vec::new(), blocks: Vec::new() };
+        for (plugin, counts) in &self.plugins {
+            let lasting = counts.windows.keys().filter(|window| outlasts_a_restart(window.1));
+            all.windows.extend(lasting.map(|window| (plugin.clone(), window.clone())));
+            all.blocks.extend(counts.blocks.keys().map(|key| (plugin.clone(), key.clone())));
         }
-        for (plugin, key) in blocks_changed {
-            let until = self.plugins.get(&plugin).and_then(|counts| counts.blocks.get(&key).copied());
-            records.push(block(name, &plugin, &key, until.unwrap_or(0)));
-        }
-        records
+        all
     }
 
-    fn all(&mut self, name: &Arc<str>) -> Vec<Record> {
-        let mut records = Vec::new();
-        for (plugin, counts) in &mut self.plugins {
-            for (window, there) in &mut counts.windows {
+    /// One that is gone has ended by itself.
+    fn windows_kept(&mut self, name: &Arc<str>, windows: &[(Box<str>, WindowName)]) -> Vec<Record> {
+        let mut told = Vec::with_capacity(windows.len());
+        for (plugin, window) in windows {
+            let counts = self.plugins.get_mut(plugin);
+            if let Some(there) = counts.and_then(|counts| counts.windows.get_mut(window)) {
                 there.is_changed = false;
-                if outlasts_a_restart(window.1) {
-                    records.push(count(name, plugin, window, there));
-                }
+                told.push(count(name, plugin, window, there));
             }
-            records.extend(counts.blocks.iter().map(|(key, until)| block(name, plugin, key, *until)));
         }
-        records
+        told
+    }
+
+    /// `all`: one that is gone need not be told.
+    fn blocks_kept(&self, name: &Arc<str>, blocks: &[(Box<str>, Box<str>)], all: bool) -> Vec<Record> {
+        let told = blocks.iter().filter_map(|(plugin, key)| {
+            let until = self.plugins.get(plugin).and_then(|counts| counts.blocks.get(key).copied());
+            (until.is_some() || !all).then(|| block(name, plugin, key, until.unwrap_or(0)))
+        });
+        told.collect()
     }
 }
 

@@ -6,6 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::super::archive::{Kind, Record};
 use super::{Entry, MAX_KEY, MAX_SECONDS, MAX_VALUE, Owner, Shelf, Store, locked};
 
+/// Keys that are told of while nobody else gets at the shelf: a few milliseconds, however many there are.
+const CHUNK: usize = 2048;
+
 impl Store {
     /// Entries and octets of all scopes.
     pub fn size(&self) -> (usize, usize) {
@@ -16,12 +19,16 @@ impl Store {
         sizes.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
     }
 
-    /// Tells what has changed since this was asked last, or all there is. Nobody who reads or writes waits for the writing.
+    /// Tells what has changed since this was asked last, or all there is. Nobody who reads or writes waits for the writing, nor
+    /// for more than a part of the telling.
     pub(in super::super) fn kept(&self, all: bool, write: &mut impl FnMut(Record) -> io::Result<()>) -> io::Result<()> {
         let now = (self.clock)();
         for (owner, shelf) in self.by_owner() {
-            let records = locked(&shelf).kept(&owner, all, now);
-            records.into_iter().try_for_each(&mut *write)?;
+            let keys = locked(&shelf).untold(all);
+            for keys in keys.chunks(CHUNK) {
+                let told = self.change(&shelf, |shelf, _| shelf.kept(&owner, keys, all, now));
+                told.into_iter().try_for_each(&mut *write)?;
+            }
         }
         Ok(())
     }
@@ -52,24 +59,27 @@ impl Store {
 }
 
 impl Shelf {
-    fn kept(&mut self, owner: &Owner, all: bool, now: u64) -> Vec<Record> {
+    /// What changes from now on is told the next time.
+    fn untold(&mut self, all: bool) -> Vec<Arc<str>> {
         let changed = std::mem::take(&mut self.changed);
-        if all {
-            self.drop_ended(now);
-            let kept = |(key, entry): (&Arc<str>, &mut Entry)| {
-                entry.is_kept = true;
-                record(owner, key, Some(entry))
-            };
-            return self.entries.iter_mut().map(kept).collect();
-        }
-        let kept = |key: Arc<str>| {
-            let mut entry = self.entries.get_mut(&key);
-            if let Some(entry) = &mut entry {
-                entry.is_kept = true;
+        if all { self.entries.keys().cloned().collect() } else { changed.into_keys().collect() }
+    }
+
+    /// `all`: a key that is gone need not be told, and what has ended goes.
+    fn kept(&mut self, owner: &Owner, keys: &[Arc<str>], all: bool, now: u64) -> Vec<Record> {
+        let mut told = Vec::with_capacity(keys.len());
+        for key in keys {
+            match self.entries.get_mut(key) {
+                Some(entry) if all && entry.until <= now => drop(self.take(key)),
+                Some(entry) => {
+                    entry.is_kept = true;
+                    told.push(record(owner, key, Some(entry)));
+                }
+                None if all => {}
+                None => told.push(record(owner, key, None)),
             }
-            record(owner, &key, entry.as_deref())
-        };
-        changed.into_keys().map(kept).collect()
+        }
+        told
     }
 }
 

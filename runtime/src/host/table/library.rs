@@ -1,15 +1,17 @@
 //! The tables that are in use, each once however many plugins use it, and read anew when its file has changed.
 //!
-//! A thread of its own looks at the files every few seconds: reading a big one takes a second of CPU, and a file on a
-//! network's disk may keep whoever asks for it waiting. What can't be read leaves the old table in force.
+//! A thread of its own looks at the files every few seconds: reading a big one takes a second of CPU. What can't be read leaves
+//! the old table in force. Each file is looked at in yet another thread, because one on a network's disk may keep whoever asks
+//! for it waiting for ever: it is waited for so long, and then it is that table's trouble and nobody else's.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 
+use super::late::within;
 use super::read::{Definition, Stamp};
 use super::{Table, TableError};
 use crate::metrics::Metrics;
@@ -19,14 +21,18 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// A file that was changed less than that ago is looked at again before it is read: whoever writes it may not have ended.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a file is waited for. The largest takes some seconds.
+const LIMIT: Duration = Duration::from_secs(20);
+
 /// A table in use.
 #[derive(Debug)]
 pub struct Kept {
     /// `None`: one that is in no file.
     definition: Option<Definition>,
     table: ArcSwapOption<Table>,
-    /// Held while the file is read.
     last: Mutex<Last>,
+    /// Told when a look at the file has ended.
+    looked: Condvar,
 }
 
 /// What came of reading the file last.
@@ -34,17 +40,41 @@ pub struct Kept {
 struct Last {
     stamp: Option<Stamp>,
     error: Option<TableError>,
+    /// Somebody has the table, though it may not be there.
+    is_in_use: bool,
+    /// A thread looks at the file now.
+    is_looking: bool,
+    /// It takes longer than anybody waits; said once.
+    is_late: bool,
+}
+
+type Read = dyn Fn(&Definition) -> (Option<Stamp>, Result<Table, TableError>) + Send + Sync;
+
+/// How files are read; a test has others.
+#[derive(Clone)]
+struct Reader {
+    metrics: Arc<Metrics>,
+    patience: Duration,
+    limit: Duration,
+    read: Arc<Read>,
 }
 
 impl Kept {
     /// One that never changes.
     pub fn fixed(table: Table) -> Arc<Self> {
-        Arc::new(Self { definition: None, table: ArcSwapOption::from_pointee(table), last: Mutex::default() })
+        Arc::new(Self::new(None, Some(table)))
     }
 
-    /// Read once, and never again. Blocking.
+    fn new(definition: Option<Definition>, table: Option<Table>) -> Self {
+        let table = ArcSwapOption::from(table.map(Arc::new));
+        Self { definition, table, last: Mutex::default(), looked: Condvar::new() }
+    }
+
+    /// Read once, and never again. Blocking, for so long.
     pub fn once(definition: &Definition) -> Result<Arc<Self>, TableError> {
-        definition.read().1.map(Self::fixed)
+        let (path, definition) = (definition.path.clone(), definition.clone());
+        let read = within(LIMIT, move || definition.read().1);
+        read.unwrap_or(Err(TableError::Late(path))).map(Self::fixed)
     }
 
     /// As it is now; `None` as long as it could not be read.
@@ -52,48 +82,128 @@ impl Kept {
         self.table.load_full()
     }
 
-    /// Reads the file if it has changed, at once or when it has settled. What is wrong with it now.
-    fn refresh(&self, metrics: &Metrics, patience: Duration, at_once: bool) -> Result<(), TableError> {
+    /// Reads the file if it has changed, at once or when it has settled. What is wrong with it now, as far as that is known
+    /// in time; one that is late already is not waited for again.
+    fn refresh(self: &Arc<Self>, reader: &Reader, at_once: bool) -> Result<(), TableError> {
         let Some(definition) = &self.definition else { return Ok(()) };
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        // What was wrong with the content is still wrong; what kept it from being read may have passed.
-        let is_read = !matches!(last.error, Some(TableError::Read(..) | TableError::Unsettled(_)));
-        let now = Stamp::of(&definition.path);
-        if last.stamp.is_some() && is_read && last.stamp == now {
-            return last.error.clone().map_or(Ok(()), Err);
+        let late = || Err(TableError::Late(definition.path.clone()));
+        let mut last = self.lock();
+        // What another one looks for may not be as new as what is asked for here.
+        while last.is_looking {
+            if last.is_late {
+                return late();
+            }
+            last = self.wait(last, definition, reader);
         }
-        let is_fresh = |stamp: &Stamp| stamp.is_fresh(patience);
-        if !at_once && now.as_ref().is_some_and(is_fresh) {
-            return Ok(());
+        last.is_looking = true;
+        let look = Look { kept: self.clone(), reader: reader.clone(), at_once };
+        // Dropped where there is no thread for it.
+        drop(last);
+        let started = std::thread::Builder::new().name("table".to_owned()).spawn(move || look.begin());
+        let thread = started.map_err(|error| TableError::Read(definition.path.clone(), error.to_string()))?;
+        last = self.lock();
+        while last.is_looking {
+            if last.is_late {
+                return late();
+            }
+            last = self.wait(last, definition, reader);
         }
-        let (stamp, result) = definition.read();
-        last.stamp = stamp.filter(|stamp| !is_fresh(stamp));
-        let is_new = result.as_ref().err() != last.error.as_ref();
+        let result = last.error.clone().map_or(Ok(()), Err);
+        drop(last);
+        // It has nothing more to do, and no longer the table when it is gone.
+        let _ = thread.join();
+        result
+    }
+
+    /// Until the look has ended, or is late.
+    fn wait<'a>(&self, last: MutexGuard<'a, Last>, definition: &Definition, reader: &Reader) -> MutexGuard<'a, Last> {
+        let waited = self.looked.wait_timeout_while(last, reader.limit, |last| last.is_looking && !last.is_late);
+        let (mut last, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() && last.is_looking && !last.is_late {
+            last.is_late = true;
+            self.looked.notify_all();
+            self.note_failure(definition, &TableError::Late(definition.path.clone()), true, &reader.metrics);
+        }
+        last
+    }
+
+    fn note_failure(&self, definition: &Definition, error: &TableError, is_new: bool, metrics: &Metrics) {
         let labels = &[&*definition.name];
+        metrics.table_failing.with_label_values(labels).set(1);
+        if is_new {
+            metrics.table_failures.with_label_values(labels).inc();
+            let fate = if self.table.load().is_some() { "the old one stays in force" } else { "there is none" };
+            tracing::error!(table = %definition.name, "{}: {error}; {fate}", definition.path.display());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A look at a file under way; dropped, it is none any more, however it ended.
+struct Look {
+    kept: Arc<Kept>,
+    reader: Reader,
+    at_once: bool,
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        let mut last = self.kept.lock();
+        (last.is_looking, last.is_late) = (false, false);
+        self.kept.looked.notify_all();
+    }
+}
+
+impl Look {
+    /// May take for ever. Nothing is locked meanwhile.
+    fn begin(self) {
+        let Some(definition) = &self.kept.definition else { return };
+        let (stamp, before) = {
+            let last = self.kept.lock();
+            (last.stamp, last.error.clone())
+        };
+        let Reader { metrics, patience, read, .. } = &self.reader;
+        let is_fresh = |stamp: &Stamp| stamp.is_fresh(*patience);
+        // What was wrong with the content is still wrong; what kept it from being read may have passed.
+        let is_read = !matches!(before, Some(TableError::Read(..) | TableError::Unsettled(_)));
+        let now = Stamp::of(&definition.path);
+        if stamp.is_some() && is_read && stamp == now {
+            // It may have been late, and nothing else.
+            let is_failing = i64::from(before.is_some());
+            metrics.table_failing.with_label_values(&[&*definition.name]).set(is_failing);
+            return;
+        }
+        if !self.at_once && now.as_ref().is_some_and(is_fresh) {
+            return;
+        }
+        let (stamp, result) = read(definition);
+        let mut last = self.kept.lock();
+        last.stamp = stamp.filter(|stamp| !is_fresh(stamp));
         match result {
             Ok(table) => {
                 tracing::info!(table = %definition.name, "{table} loaded");
-                metrics.table_entries.with_label_values(labels).set(gauge(table.len()));
-                metrics.table_octets.with_label_values(labels).set(gauge(table.octets()));
-                metrics.table_loaded.with_label_values(labels).set(Timestamp::now().as_second());
-                metrics.table_failing.with_label_values(labels).set(0);
-                metrics.table_failures.with_label_values(labels).inc_by(0);
+                note_loaded(&definition.name, &table, metrics);
                 last.error = None;
-                self.table.store(Some(Arc::new(table)));
-                Ok(())
+                self.kept.table.store(Some(Arc::new(table)));
             }
             Err(error) => {
-                metrics.table_failing.with_label_values(labels).set(1);
-                if is_new {
-                    metrics.table_failures.with_label_values(labels).inc();
-                    let fate = if self.table.load().is_some() { "the old one stays in force" } else { "there is none" };
-                    tracing::error!(table = %definition.name, "{}: {error}; {fate}", definition.path.display());
-                }
-                last.error = Some(error.clone());
-                Err(error)
+                self.kept.note_failure(definition, &error, before.as_ref() != Some(&error), metrics);
+                last.error = Some(error);
             }
         }
     }
+}
+
+fn note_loaded(name: &str, table: &Table, metrics: &Metrics) {
+    let labels = &[name];
+    metrics.table_entries.with_label_values(labels).set(gauge(table.len()));
+    metrics.table_octets.with_label_values(labels).set(gauge(table.octets()));
+    metrics.table_loaded.with_label_values(labels).set(Timestamp::now().as_second());
+    metrics.table_failing.with_label_values(labels).set(0);
+    metrics.table_failures.with_label_values(labels).inc_by(0);
 }
 
 fn gauge(number: usize) -> i64 {
@@ -102,14 +212,14 @@ fn gauge(number: usize) -> i64 {
 
 /// All tables that are read from files. One for the whole gateway.
 pub struct Library {
-    metrics: Arc<Metrics>,
-    patience: Duration,
+    reader: Reader,
     kept: Mutex<HashMap<Definition, Weak<Kept>>>,
 }
 
 impl Library {
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, patience: PATIENCE, kept: Mutex::default() }
+        let reader = Reader { metrics, patience: PATIENCE, limit: LIMIT, read: Arc::new(Definition::read) };
+        Self { reader, kept: Mutex::default() }
     }
 
     /// Has the files looked at until the library is dropped.
@@ -128,17 +238,24 @@ impl Library {
     }
 
     /// A table, as its file is now. The error: that can't be read now, and there may be an older one; what was opened
-    /// before goes on with it. Blocking.
+    /// before goes on with it. One that is in use already and is only late is no error: what hangs must not stop what
+    /// has nothing to do with it. Blocking.
     pub fn open(&self, definition: &Definition) -> Result<Arc<Kept>, TableError> {
         let kept = self.shelved(definition);
-        kept.refresh(&self.metrics, self.patience, true).map(|()| kept)
+        match kept.refresh(&self.reader, true) {
+            Err(TableError::Late(_)) if kept.lock().is_in_use => {}
+            result => result?,
+        }
+        kept.lock().is_in_use = true;
+        Ok(kept)
     }
 
     /// As [`open`](Self::open), but a table that can't be read is there, and unavailable until it can.
     pub fn open_anyhow(&self, definition: &Definition) -> Arc<Kept> {
         let kept = self.shelved(definition);
         // Whoever reads the log knows.
-        let _ = kept.refresh(&self.metrics, self.patience, true);
+        let _ = kept.refresh(&self.reader, true);
+        kept.lock().is_in_use = true;
         kept
     }
 
@@ -147,13 +264,8 @@ impl Library {
         if let Some(kept) = shelf.get(definition).and_then(Weak::upgrade) {
             return kept;
         }
-        let definition = definition.clone();
-        let kept = Arc::new(Kept {
-            definition: Some(definition.clone()),
-            table: ArcSwapOption::empty(),
-            last: Mutex::default(),
-        });
-        shelf.insert(definition, Arc::downgrade(&kept));
+        let kept = Arc::new(Kept::new(Some(definition.clone()), None));
+        shelf.insert(definition.clone(), Arc::downgrade(&kept));
         kept
     }
 
@@ -169,7 +281,7 @@ impl Library {
         };
         for kept in kept {
             // What is wrong stands in the log.
-            let _ = kept.refresh(&self.metrics, self.patience, false);
+            let _ = kept.refresh(&self.reader, false);
         }
     }
 
@@ -178,7 +290,8 @@ impl Library {
         if shelf.keys().any(|definition| &*definition.name == name) {
             return;
         }
-        let Metrics { table_entries, table_octets, table_loaded, table_failing, table_failures, .. } = &*self.metrics;
+        let Metrics { table_entries, table_octets, table_loaded, table_failing, table_failures, .. } =
+            &*self.reader.metrics;
         for series in [table_entries, table_octets, table_loaded, table_failing] {
             // There is none where it never was loaded.
             let _ = series.remove_label_values(&[name]);
@@ -195,7 +308,9 @@ mod tests {
 
     fn library() -> (tempfile::TempDir, Arc<Metrics>, Library) {
         let metrics = Arc::new(Metrics::new().unwrap());
-        (tempfile::tempdir().unwrap(), metrics.clone(), Library { patience: Duration::ZERO, ..Library::new(metrics) })
+        let mut library = Library::new(metrics.clone());
+        library.reader.patience = Duration::ZERO;
+        (tempfile::tempdir().unwrap(), metrics, library)
     }
 
     fn lookup(kept: &Kept, key: &str) -> bool {
@@ -260,7 +375,7 @@ mod tests {
     #[test]
     fn a_file_that_is_being_written_is_left_alone() {
         let (directory, _, mut library) = library();
-        library.patience = Duration::from_secs(3600);
+        library.reader.patience = Duration::from_secs(3600);
         let path = directory.path().join("list");
         std::fs::write(&path, "a\n").unwrap();
         let kept = library.open(&Definition::of(path.clone())).unwrap();
@@ -311,5 +426,45 @@ mod tests {
             }
         });
         assert_eq!(kept.table().unwrap().lookup("7"), Some("29"));
+    }
+
+    /// A disk that hangs stops neither the other tables nor a reload, and is said once; when it goes on, so does the table.
+    #[test]
+    fn a_file_that_hangs_is_that_tables_trouble_alone() {
+        let (directory, metrics, mut library) = library();
+        let (hung, well) = (directory.path().join("hung"), directory.path().join("well"));
+        [&hung, &well].iter().for_each(|path| std::fs::write(path, "a\n").unwrap());
+        let [hung, well] = [hung, well].map(|path| Definition {
+            name: path.file_name().unwrap().to_str().unwrap().into(),
+            ..Definition::of(path)
+        });
+        let (kept, other) = (library.open(&hung).unwrap(), library.open(&well).unwrap());
+        let disk = Arc::new(Mutex::new(()));
+        let (stuck, path) = (disk.clone(), hung.path.clone());
+        library.reader.read = Arc::new(move |definition| {
+            let _waits = (definition.path == path).then(|| stuck.lock().unwrap());
+            definition.read()
+        });
+        library.reader.limit = Duration::from_millis(20);
+        let hangs = disk.lock().unwrap();
+        [&hung, &well].iter().for_each(|definition| replace(&definition.path, "b\n"));
+        for _ in 0..3 {
+            library.refresh();
+        }
+        assert!(lookup(&other, "b") && !lookup(&kept, "b"), "the others go on");
+        assert!(Arc::ptr_eq(&library.open(&hung).unwrap(), &kept) && lookup(&kept, "a"), "a reload does as well");
+        let fresh = Definition { name: "fresh".into(), ..hung };
+        for _ in 0..2 {
+            assert!(matches!(library.open(&fresh), Err(TableError::Late(_))), "what nobody has had is refused");
+        }
+        let failing = || metrics.table_failing.with_label_values(&["hung"]).get();
+        assert_eq!((failing(), metrics.table_failures.with_label_values(&["hung"]).get()), (1, 1));
+        drop(hangs);
+        library.reader.limit = Duration::from_secs(60);
+        // The look that hung ends by itself; another one waits for it no longer than that takes.
+        while failing() == 1 {
+            library.refresh();
+        }
+        assert!(lookup(&kept, "b"));
     }
 }

@@ -225,12 +225,15 @@ impl Machine {
             Ruling::Refuse(reply) => {
                 // What plugins changed for a recipient that is refused is undone, or one that they added would get the mail.
                 transaction.mail = fallback.mail;
+                let by_platform = transaction.standing.refused_by_platform();
                 // It has not fixed the tenant after all: what its chain said counts no more.
                 if let Some(standing) = fallback.standing {
                     transaction.standing = standing;
                     transaction.tenant = None;
                 }
-                self.note_unknown(&reply);
+                if by_platform {
+                    self.note_unknown(&reply);
+                }
                 return self.complain(reply);
             }
             Ruling::Close(reply) => {
@@ -242,8 +245,9 @@ impl Machine {
         Next::GoOn
     }
 
-    /// R72: who guesses mailboxes is known by how many of them there are not. Those who may relay are known anyway, and
-    /// write to whom their users do.
+    /// R72: who guesses mailboxes is known by how many of them there are not, as the platform's chain says: a reseller's or
+    /// tenant's plugin must not have a client kept out from everybody else. Those who may relay are known anyway, and write
+    /// to whom their users do.
     fn note_unknown(&self, reply: &Reply) {
         let unknown = reply.is_permanent() && reply.enhanced() == Some(Enhanced::new(1, 1));
         let client = self.peer.client.ip().to_canonical();

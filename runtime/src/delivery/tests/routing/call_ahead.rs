@@ -1,13 +1,19 @@
 //! Whether a mailbox exists, asked of servers that follow a script (X9).
 
 use super::*;
-use crate::delivery::{CallAhead, CallAheadSettings, Presence};
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use crate::delivery::{CallAhead, CallAheadSettings, Memory, Presence};
 
 const FOUND: &str = "C: MAIL FROM:<>\nS: 250 ok\nC: RCPT TO:<to@them.example>\nS: 250 ok\n";
 const NOT_FOUND: &str = "C: MAIL FROM:<>\nS: 250 ok\nC: RCPT TO:<*\nS: 550 5.1.1 nobody\n";
 
+type Notes = Arc<Mutex<HashMap<String, Vec<u8>>>>;
+
 struct Asker {
     call_ahead: Arc<CallAhead>,
+    notes: Notes,
     metrics: Arc<Metrics>,
     route: Route,
 }
@@ -18,10 +24,30 @@ impl Asker {
     }
 
     async fn of(port: u16, settings: CallAheadSettings, delivery: Settings) -> Self {
+        Self::with(port, settings, delivery, Notes::default()).await
+    }
+
+    /// One that begins with what another has kept.
+    async fn with(port: u16, settings: CallAheadSettings, delivery: Settings, notes: Notes) -> Self {
         let dns = Responder::start().await;
         let (delivery, metrics) = super::delivery(&dns, delivery);
-        let call_ahead = Arc::new(CallAhead::new(settings, Arc::new(delivery), metrics.clone()));
-        Self { call_ahead, metrics, route: to("127.0.0.2", port) }
+        let (read, write) = (notes.clone(), notes.clone());
+        let memory = Memory {
+            read: Box::new(move |key| read.lock().unwrap().get(key).cloned()),
+            write: Box::new(move |key, value| match value {
+                Some((value, _)) => drop(write.lock().unwrap().insert(key.to_owned(), value.to_owned())),
+                None => drop(write.lock().unwrap().remove(key)),
+            }),
+        };
+        let call_ahead = Arc::new(CallAhead::new(settings, Arc::new(delivery), memory, metrics.clone()));
+        Self { call_ahead, notes, metrics, route: to("127.0.0.2", port) }
+    }
+
+    /// As a mail to these has ended.
+    fn learn(&self, heard: &[(&str, Outcome)]) {
+        let heard: Vec<_> = heard.iter().map(|(to, outcome)| (Mailbox::parse(to).unwrap(), outcome)).collect();
+        let heard = heard.iter().map(|(mailbox, outcome)| (mailbox, *outcome));
+        self.call_ahead.learn_from(&Arc::from("them"), &self.route, heard);
     }
 
     async fn ask_for(&self, tenant: &str, recipient: &str) -> String {
@@ -51,7 +77,7 @@ async fn x9_what_the_destination_says() {
     for (script, expected) in [
         (format!("{GREET}{FOUND}hang"), "exists"),
         (format!("{GREET}{NOT_FOUND}hang"), "unknown: 550 5.1.1 nobody"),
-        (format!("{GREET}C: MAIL*\nS: 250 ok\nC: RCPT*\nS: 550 who?\nhang"), "unknown: 550 who?"),
+        (format!("{GREET}C: MAIL*\nS: 250 ok\nC: RCPT*\nS: 550 5.2.1 closed\nhang"), "unknown: 550 5.2.1 closed"),
         // It refuses us, or has other troubles.
         (format!("{GREET}C: MAIL*\nS: 250 ok\nC: RCPT*\nS: 550 5.7.1 listed\nhang"), "unavailable: 550 5.7.1 listed"),
         (format!("{GREET}C: MAIL*\nS: 250 ok\nC: RCPT*\nS: 451 4.7.1 later\nhang"), "unavailable: 451 4.7.1 later"),
@@ -179,4 +205,100 @@ async fn x9_a_reload_forgets_nothing() {
     assert_eq!((asker.ask().await.as_str(), asker.count("exists", "cache")), ("exists", 1));
     drop(asker);
     servers.finish().await;
+}
+
+/// A refusal without a reason: of the mailbox where somebody else is taken, of us where nobody is.
+#[tokio::test]
+async fn x9_who_refuses_everybody_says_nothing_of_a_mailbox() {
+    let refused = "C: MAIL*\nS: 250 ok\nC: RCPT TO:<t*\nS: 550 relay not permitted\n";
+    let postmaster =
+        |reply: &str| format!("{GREET}C: MAIL*\nS: 250 ok\nC: RCPT TO:<postmaster@them.example>\nS: {reply}\nhang");
+    for (reply, expected) in [
+        ("250 ok", "unknown: 550 relay not permitted"),
+        ("550 5.1.1 nobody, not even he", "unknown: 550 relay not permitted"),
+        ("550 relay not permitted", "unavailable: 550 relay not permitted; nor does it take mail for postmaster there"),
+        ("451 later", "unavailable: 550 relay not permitted; nor does it take mail for postmaster there"),
+    ] {
+        let servers = Servers::start(&[("127.0.0.2", &[&format!("{GREET}{refused}hang"), &postmaster(reply)])]).await;
+        let delivery = Settings { idle_time: Duration::ZERO, ..settings(1) };
+        let asker = Asker::of(servers.port, CallAheadSettings::default(), delivery).await;
+        assert_eq!(asker.ask().await, expected, "{reply}");
+        drop(asker);
+        servers.finish().await;
+    }
+    // Where somebody was taken before, postmaster is not asked.
+    let script = format!("{GREET}C: MAIL*\nS: 250 ok\nC: RCPT TO:<anna*\nS: 250 ok\nC: RSET\nS: 250 ok\n{refused}hang");
+    let servers = Servers::start(&[("127.0.0.2", &[&script])]).await;
+    let asker = Asker::new(servers.port, CallAheadSettings::default()).await;
+    assert_eq!(asker.ask_for("them", "anna@them.example").await, "exists");
+    assert_eq!(asker.ask().await, "unknown: 550 relay not permitted");
+    drop(asker);
+    servers.finish().await;
+}
+
+fn diagnosis(code: u16, status: (u16, u16), remote: bool) -> Diagnosis {
+    let reply = Reply::new(code, Some(Enhanced::new(status.0, status.1)), "x");
+    Diagnosis { host: None, reply, remote, dsn_relayed: false }
+}
+
+#[tokio::test]
+async fn x9_deliveries_teach_who_exists() {
+    let servers = Servers::start(&[("127.0.0.2", &[&format!("{GREET}{FOUND}hang")])]).await;
+    let asker = Asker::new(servers.port, CallAheadSettings::default()).await;
+    let delivered = || Outcome::Delivered(diagnosis(250, (0, 0), true));
+    let failed = |code, status, remote| Outcome::Failed(diagnosis(code, status, remote));
+    asker.learn(&[("before@them.example", delivered())]);
+    assert!(asker.notes.lock().unwrap().is_empty(), "nobody has asked for anything yet");
+    assert_eq!(asker.ask().await, "exists");
+    asker.learn(&[
+        ("anna@them.example", delivered()),
+        ("gone@them.example", failed(550, (1, 1), true)),
+        ("full@them.example", failed(552, (2, 2), true)),
+        ("ours@them.example", failed(550, (1, 1), false)),
+        ("later@them.example", Outcome::Deferred(diagnosis(450, (1, 1), true))),
+    ]);
+    // One reply to the data of all: of which of them it speaks, nobody can say.
+    asker.learn(&[("one@them.example", failed(550, (1, 1), true)), ("two@them.example", failed(550, (1, 1), true))]);
+    asker.learn(&[("alone@them.example", failed(550, (1, 1), true))]);
+    let dead = "unavailable: ";
+    drop(servers);
+    for (local, expected) in [
+        ("anna", "exists"),
+        ("gone", "unknown: 550 5.1.1 x"),
+        ("alone", "unknown: 550 5.1.1 x"),
+        ("full", dead),
+        ("ours", dead),
+        ("later", dead),
+        ("one", dead),
+        ("two", dead),
+    ] {
+        let said = asker.ask_for("them", &format!("{local}@them.example")).await;
+        assert!(said.starts_with(expected), "{local}: {said}");
+    }
+    assert_eq!(asker.count("exists", "cache"), 1);
+}
+
+#[tokio::test]
+async fn x9_who_exists_is_known_after_a_restart() {
+    let (found, not_found) = (format!("{GREET}{FOUND}hang"), format!("{GREET}{NOT_FOUND}hang"));
+    let servers = Servers::start(&[("127.0.0.2", &[&found, &not_found])]).await;
+    let delivery = Settings { idle_time: Duration::ZERO, ..settings(1) };
+    let asker = Asker::of(servers.port, CallAheadSettings::default(), delivery).await;
+    assert_eq!(asker.ask().await, "exists");
+    assert!(asker.ask_for("them", "gone@them.example").await.starts_with("unknown"));
+    let (notes, port) = (asker.notes.clone(), servers.port);
+    drop((asker, servers));
+    let mut asker = Asker::with(port, CallAheadSettings::default(), settings(1), notes.clone()).await;
+    assert_eq!((asker.ask().await.as_str(), asker.count("exists", "cache")), ("exists", 1));
+    assert!(asker.ask_for("them", "gone@them.example").await.starts_with("unavailable"), "asked anew");
+    assert!(asker.ask_for("others", "to@them.example").await.starts_with("unavailable"), "another tenant's");
+    asker.route = to("127.0.0.3", port);
+    assert!(asker.ask().await.starts_with("unavailable"), "another destination's");
+    asker.route = to("127.0.0.2", port);
+    asker.learn(&[("to@them.example", Outcome::Failed(diagnosis(550, (1, 1), true)))]);
+    assert!(notes.lock().unwrap().is_empty());
+    // Rubbish is nothing.
+    notes.lock().unwrap().insert("them to@them.example".to_owned(), b"rubbish".to_vec());
+    let asker = Asker::with(port, CallAheadSettings::default(), settings(1), notes).await;
+    assert!(asker.ask().await.starts_with("unavailable"));
 }

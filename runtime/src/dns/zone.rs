@@ -5,19 +5,19 @@ use std::fmt::Write as _;
 use crate::smtp::Domain;
 
 /// Of what we propose: an hour, so that a mistake does not stay for a day.
-pub(super) const TTL: u32 = 3600;
+pub const TTL: u32 = 3600;
 /// RFC 1035 §3.3: one character-string of a TXT record.
 const MAX_STRING: usize = 255;
 /// Characters of one record that are shown: strangers may publish 64 KiB. A key of 4096 bits has less.
 const MAX_SHOWN: usize = 1000;
 
-pub(super) fn mx(owner: &Domain, preference: u16, host: &str) -> String {
+pub fn mx(owner: &Domain, preference: u16, host: &str) -> String {
     let dot = if host == "." { "" } else { "." };
     format!("{owner}. {TTL} IN MX {preference} {host}{dot}")
 }
 
 /// `owner`: without the dot at its end.
-pub(super) fn txt(owner: &str, value: &[u8]) -> String {
+pub fn txt(owner: &str, value: &[u8]) -> String {
     let strings: Vec<String> = match value {
         [] => vec!["\"\"".to_owned()],
         value => value.chunks(MAX_STRING).map(|string| format!("\"{}\"", escaped(string, true))).collect(),
@@ -26,7 +26,7 @@ pub(super) fn txt(owner: &str, value: &[u8]) -> String {
 }
 
 /// What somebody has published, without its quotes; cut when it is long.
-pub(super) fn shown(value: &[u8]) -> String {
+pub fn shown(value: &[u8]) -> String {
     let (part, rest) = value.split_at(value.len().min(MAX_SHOWN));
     let mut text = escaped(part, false);
     if text.len() > MAX_SHOWN || !rest.is_empty() {
