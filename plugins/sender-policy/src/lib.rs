@@ -90,9 +90,7 @@ fn check_in_dns(session: &Session, domain: &str) -> Verdict {
             "not_in_dns",
             reject!("550 5.1.8", "The sender's domain {domain} has neither a mail exchanger nor an address"),
         ),
-        Standing::NullMx => {
-            ("null_mx", reject!("550 5.7.27", "The sender's domain {domain} takes no mail (null MX)"))
-        }
+        Standing::NullMx => ("null_mx", reject!("550 5.7.27", "The sender's domain {domain} takes no mail (null MX)")),
         Standing::Unknown => {
             ("dns_failures", defer!("451 4.4.3", "The sender's domain {domain} can't be looked up now"))
         }
