@@ -192,14 +192,19 @@ async fn r11_mail_of_a_trusted_relay_is_judged_by_who_stood_before_it() {
     // Through two of them.
     let twice = format!("{}{}", by_relay("198.51.100.7"), by_relay(GOOD));
     assert!(stage.send(RELAY, "joe@a.example", &format!("{twice}{mail}")).await.starts_with("250"));
-    let mail = stage.delivered(1).await;
+    let taken = stage.delivered(1).await;
     // The relay's name says nothing of who stood before it.
-    assert!(mail.contains("client-ip=192.0.2.1;") && !mail.contains("iprev"), "{mail}");
+    assert!(taken.contains("client-ip=192.0.2.1;") && !taken.contains("iprev"), "{taken}");
     // It does not say from whom: nobody is judged in its place.
     let silent = "Received: by relay.example\r\n";
     assert!(stage.send(RELAY, "joe@a.example", &format!("{silent}{forged}{mail}")).await.starts_with("250"));
     let delivered = stage.delivered(2).await;
     assert!(delivered.contains("spf=temperror") && !delivered.contains("Received-SPF"), "{delivered}");
+    // Some host behind the relay, and what stands below anybody may have written.
+    let inside = format!("{}{forged}", by_relay("10.0.0.5"));
+    assert!(stage.send(RELAY, "joe@a.example", &format!("{inside}{mail}")).await.starts_with("250"));
+    let delivered = stage.delivered(3).await;
+    assert!(delivered.contains("10.0.0.5, an internal address") && !delivered.contains("spf=pass"), "{delivered}");
     // Somebody else's `Received` is not believed.
     let refused = stage.send(BAD, "joe@a.example", &format!("{forged}{mail}")).await;
     assert!(refused.starts_with("550 5.7.23"), "{refused}");
