@@ -25,6 +25,8 @@ struct InForce {
 
 pub struct Signer {
     in_force: ArcSwap<InForce>,
+    /// Those that come with the config that is being tried.
+    coming: ArcSwap<Keyring>,
     /// Signing keeps a processor busy: no more at a time than there are.
     permits: Semaphore,
 }
@@ -33,7 +35,8 @@ impl Default for Signer {
     /// Without keys.
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { in_force: ArcSwap::default(), permits: Semaphore::new(processors) }
+        let (in_force, coming) = (ArcSwap::default(), ArcSwap::default());
+        Self { in_force, coming, permits: Semaphore::new(processors) }
     }
 }
 
@@ -46,6 +49,7 @@ impl Signer {
 
     /// The keys were read with the config, so nothing can fail here.
     pub fn replace(&self, settings: &Settings) {
+        self.announce(settings);
         let signing = &settings.signing;
         self.in_force.store(Arc::new(InForce {
             keys: signing.keys.clone(),
@@ -56,6 +60,12 @@ impl Signer {
             },
             directory: settings.directory.clone(),
         }));
+    }
+
+    /// Before a config is tried: plugins are loaded before its keys are in force, and may ask whether those are there that
+    /// they need.
+    pub fn announce(&self, settings: &Settings) {
+        self.coming.store(settings.signing.keys.clone());
     }
 
     /// Carries out what was asked for; all of it, or the mail waits: it never leaves without a signature that it was to
@@ -103,7 +113,10 @@ impl Keys for Signer {
             Scope::Reseller(name) => tenant.is_some_and(|tenant| tenant.reseller.as_ref() == Some(name)),
             Scope::Tenant(name) => tenant.is_some_and(|tenant| tenant.name == *name),
         };
-        is_own.then(|| in_force.keys.selectors(domain).map(|selector| selector.as_str().into()).collect())
+        // Without a mail it is a plugin that is being loaded.
+        let coming = self.coming.load();
+        let of = |keys: &Keyring| keys.selectors(domain).map(|selector| selector.as_str().into()).collect();
+        is_own.then(|| of(if mail.is_none() { &coming } else { &in_force.keys }))
     }
 }
 
@@ -160,7 +173,9 @@ mod tests {
         let directory = Directory::new(tenants, Vec::new(), Vec::new()).unwrap();
         let signer = Signer::default();
         let policy = Policy { service_id: "mx.example.net".to_owned(), ..Policy::default() };
-        signer.in_force.store(Arc::new(InForce { keys: Arc::new(keys), policy, directory }));
+        let keys = Arc::new(keys);
+        signer.coming.store(keys.clone());
+        signer.in_force.store(Arc::new(InForce { keys, policy, directory }));
         signer
     }
 
