@@ -1,8 +1,10 @@
 //! Mail through the gateway, over TCP, from senders of whom DNS says this or that: SPF, DKIM, DMARC, trusted relays (R11),
-//! forged results (N8).
+//! forged results (N8), a forwarder's seal.
 
 use std::time::Duration;
 
+use postern::signing::{Algorithm, Selector, keyring};
+use postern::smtp::Domain;
 use postern_tests::client::Client;
 use postern_tests::dns::Dns;
 use postern_tests::scene::{DEFAULT_CHAIN, Scene, asked};
@@ -33,7 +35,7 @@ destination = { host = "127.0.0.1", port = {sink}, tls = "never" }
 [[plugin]]
 name = "access"
 source = "builtin:access"
-grants = ["tables"]
+grants = ["metrics", "tables"]
 [plugin.config]
 rules = [{ name = "friend", action = "allow", sender = ["friend@a.example"] }]
 exempt = { sender = ["spf"] }
@@ -73,7 +75,11 @@ impl Stage {
         let dns = Dns::start().await.unwrap();
         dns.txt("a.example", "v=spf1 ip4:192.0.2.0/28 -all").txt("_dmarc.a.example", "v=DMARC1; p=none");
         dns.txt("_dmarc.strict.example", "v=DMARC1; p=reject").fails("silent.example").fails("_dmarc.silent.example");
-        let directory = tempfile::tempdir().unwrap();
+        dns.ptr(GOOD, "mx.a.example").address("mx.a.example", GOOD).ptr(RELAY, "relay.example");
+        Self::set_in(tempfile::tempdir().unwrap(), &dns, config).await
+    }
+
+    async fn set_in(directory: tempfile::TempDir, dns: &Dns, config: &str) -> Self {
         let config = config.replace("{dns}", &dns.address.to_string());
         let scene = Scene::set(&config, directory.path()).await.unwrap();
         Self { _directory: directory, scene }
@@ -101,12 +107,15 @@ impl Stage {
         last
     }
 
-    /// What the next hop has taken, the last of so many.
+    /// What the next hop has taken, the last of so many, unfolded.
     async fn delivered(&self, count: usize) -> String {
+        self.taken(count).await.replace("\r\n ", " ").replace("\r\n\t", " ")
+    }
+
+    /// As it came.
+    async fn taken(&self, count: usize) -> String {
         let taken = tokio::time::timeout(PATIENCE, self.scene.sink("sink").unwrap().wait_for(count)).await.unwrap();
-        let text = String::from_utf8(taken.into_iter().last().unwrap().octets).unwrap();
-        // Unfolded.
-        text.replace("\r\n ", " ").replace("\r\n\t", " ")
+        String::from_utf8(taken.into_iter().last().unwrap().octets).unwrap()
     }
 }
 
@@ -132,7 +141,7 @@ async fn spf_and_dmarc_refuse_and_results_are_written_once() {
     let [ours, "Authentication-Results: elsewhere.example; none"] = results[..] else { panic!("{mail}") };
     let expected = "Authentication-Results: mx.example.net; \
                     spf=pass reason=\"ip4:192.0.2.0/28 of a.example\" smtp.mailfrom=joe@a.example; \
-                    dkim=none; dmarc=pass header.from=a.example policy.published=none";
+                    iprev=pass policy.iprev=192.0.2.1; dkim=none; dmarc=pass header.from=a.example policy.published=none";
     assert_eq!(ours, expected);
     assert!(mail.contains("Received-SPF: pass (mx.example.net: ip4:192.0.2.0/28 of a.example) client-ip=192.0.2.1;"));
     // The owner of the author's domain asks to reject it.
@@ -194,14 +203,80 @@ async fn r11_mail_of_a_trusted_relay_is_judged_by_who_stood_before_it() {
     // Through two of them.
     let twice = format!("{}{}", by_relay("198.51.100.7"), by_relay(GOOD));
     assert!(stage.send(RELAY, "joe@a.example", &format!("{twice}{mail}")).await.starts_with("250"));
-    assert!(stage.delivered(1).await.contains("client-ip=192.0.2.1;"));
+    let taken = stage.delivered(1).await;
+    // The relay's name says nothing of who stood before it.
+    assert!(taken.contains("client-ip=192.0.2.1;") && !taken.contains("iprev"), "{taken}");
     // It does not say from whom: nobody is judged in its place.
     let silent = "Received: by relay.example\r\n";
     assert!(stage.send(RELAY, "joe@a.example", &format!("{silent}{forged}{mail}")).await.starts_with("250"));
     let delivered = stage.delivered(2).await;
     assert!(delivered.contains("spf=temperror") && !delivered.contains("Received-SPF"), "{delivered}");
+    // Some host behind the relay, and what stands below anybody may have written.
+    let inside = format!("{}{forged}", by_relay("10.0.0.5"));
+    assert!(stage.send(RELAY, "joe@a.example", &format!("{inside}{mail}")).await.starts_with("250"));
+    let delivered = stage.delivered(3).await;
+    assert!(delivered.contains("10.0.0.5, an internal address") && !delivered.contains("spf=pass"), "{delivered}");
     // Somebody else's `Received` is not believed.
     let refused = stage.send(BAD, "joe@a.example", &format!("{forged}{mail}")).await;
     assert!(refused.starts_with("550 5.7.23"), "{refused}");
     stage.scene.server.stop().await;
+}
+
+/// A forwarder that seals, and a receiver that trusts it: what it has found counts, not that it has handled the mail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trusted_seal_counts_for_what_the_sealer_has_found() {
+    let (head, _) = CONFIG.split_once("[[plugin]]").unwrap();
+    let forwarder = r#"
+[signing]
+directory = "keys"
+[[plugin]]
+name = "dmarc"
+config = { reject = "none" }
+[[plugin]]
+name = "arc-seal"
+config = { domain = "example.net", selector = "seal" }
+[chain]
+platform = ["spf", "dmarc", "arc-seal"]
+"#;
+    let receiver = r#"
+[[plugin]]
+name = "dmarc"
+config = { trusted_sealers = ["example.net"] }
+[chain]
+platform = ["dmarc"]
+"#;
+    let dns = Dns::start().await.unwrap();
+    dns.txt("_dmarc.strict.example", "v=DMARC1; p=reject").txt("strict.example", "v=spf1 ip4:192.0.2.1 -all");
+    dns.txt("a.example", "v=spf1 ip4:192.0.2.0/28 -all");
+    let directory = tempfile::tempdir().unwrap();
+    let (domain, selector) = (Domain::parse("example.net").unwrap(), Selector::parse("seal").unwrap());
+    let keys = directory.path().join("keys");
+    let (key, _) = keyring::create(&keys, &domain, &selector, Algorithm::Ed25519).unwrap();
+    dns.txt("seal._domainkey.example.net", &key.record().unwrap());
+    let forwarder = Stage::set_in(directory, &dns, &format!("{head}{forwarder}")).await;
+    let receiver = head.replace("mx.example.net", "mx.receiver.example") + receiver;
+    let receiver = Stage::set_in(tempfile::tempdir().unwrap(), &dns, &receiver).await;
+    let mail = from("boss@strict.example");
+    for (n, (sender, expected)) in
+        [("boss@strict.example", "250 "), ("joe@a.example", "550 5.7.1 Refused as strict.example wants it")]
+            .into_iter()
+            .enumerate()
+    {
+        assert!(forwarder.send(GOOD, sender, &mail).await.starts_with("250 "));
+        let sealed = forwarder.taken(n + 1).await;
+        assert!(sealed.contains("ARC-Seal: i=1;"), "{sealed}");
+        let reply = receiver.send(BAD, "list@lists.example", &sealed).await;
+        assert!(reply.starts_with(expected), "{sender}: {reply}\n{sealed}");
+        // Whoever changes it is no part of it.
+        let changed = sealed.replace("hello", "hallo");
+        let reply = receiver.send(BAD, "list@lists.example", &changed).await;
+        assert!(reply.starts_with("550 5.7.1 "), "{sender}: {reply}");
+    }
+    let taken = receiver.delivered(1).await;
+    assert!(
+        taken.contains("believed for its ARC seal\"") && taken.contains("; arc=pass header.d=example.net"),
+        "{taken}"
+    );
+    forwarder.scene.server.stop().await;
+    receiver.scene.server.stop().await;
 }

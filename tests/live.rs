@@ -45,7 +45,9 @@ destination = { host = "127.0.0.1", port = {other}, tls = "never" }
 
 /// Refuses what `SENDER` sends.
 fn refusing(sender: &str) -> String {
-    format!("grants = [\"tables\"]\n[[config.rules]]\nname = \"r\"\naction = \"reject\"\nsender = [\"{sender}\"]\n")
+    format!(
+        "grants = [\"metrics\", \"tables\"]\n[[config.rules]]\nname = \"r\"\naction = \"reject\"\nsender = [\"{sender}\"]\n"
+    )
 }
 
 /// The plugin access, as a file of its own for each `n`.
@@ -261,7 +263,12 @@ async fn what_is_wrong_is_refused_and_changes_nothing() {
         ("machine code", b"\x7fELF\x02\x01\x01\0 and so on".to_vec(), None, "precompiled code"),
         ("cut off", cut, None, "damaged, or cut off"),
         ("of the future", future(), None, "this gateway knows 0.1.0"),
-        ("not granted", access(3), Some(good.replace("grants = [\"tables\"]", "")), "add \"tables\" to `grants`"),
+        (
+            "not granted",
+            access(3),
+            Some(good.replace("grants = [\"metrics\", \"tables\"]", "")),
+            "add \"metrics\", \"tables\" to `grants`",
+        ),
         ("refuses its config", access(3), Some(good.replace("reject", "dance")), "it refuses its config"),
         ("unknown key", access(3), Some(with("colour = \"red\"")), "unknown key `colour`"),
         ("no TOML", access(3), Some("grants = [".to_owned()), "house.toml:1"),
@@ -343,7 +350,7 @@ const FROM_A_FILE: &str = r#"
 [[plugin]]
 name = "lists"
 source = "lists.wasm"
-grants = ["tables"]
+grants = ["metrics", "tables"]
 tables = { blocked = "blocked.csv" }
 config = { tables = { sender = "blocked" } }
 [chain]

@@ -286,7 +286,7 @@ fn exposition() -> String {
          [[listener]]\nname = \"mx\"\naddress = \"{mail}\"\nrole = \"inbound\"\ntls = \"none\"\n\
          [spool]\ndirectory = \"spool\"\nreserve = \"1 MiB\"\n[log]\nfile = \"events.log\"\n[dns]\nsystem = false\n\
          [[tenant]]\nname = \"example\"\ndomains = [\"example.com\"]\ndestination = {{ maildir = \"maildir\" }}\n\
-         [[plugin]]\nname = \"access\"\nsource = \"builtin:access\"\ngrants = [\"tables\"]\n\
+         [[plugin]]\nname = \"access\"\nsource = \"builtin:access\"\ngrants = [\"metrics\", \"tables\"]\n\
          [chain]\nplatform = [\"access\"]\n"
     );
     std::fs::write(&path, config).unwrap();

@@ -99,7 +99,7 @@ async fn r61_antivirus_column() {
     let clamd = Scanner::clamd(finder).await.unwrap();
     for (criterion, spared) in [("ip = [\"127.0.0.1\"]", true), ("sender = [\"a@client.example\"]", false)] {
         let access = format!(
-            "[[plugin]]\nname = \"access\"\nsource = \"builtin:access\"\ngrants = [\"tables\"]\n\
+            "[[plugin]]\nname = \"access\"\nsource = \"builtin:access\"\ngrants = [\"metrics\", \"tables\"]\n\
              [[plugin.config.rules]]\nname = \"friend\"\naction = \"allow\"\n{criterion}\n"
         );
         let antivirus = plugin("antivirus", "antivirus", "clamav", "");

@@ -171,5 +171,20 @@ async fn r27_keys_come_and_go_with_a_reload_and_a_broken_one_stops_only_its_own_
     scene.server.live().reload().await.unwrap();
     scene.server.queue().flush(&Filter::default()).await.unwrap();
     assert_eq!(signers(&taken(&scene, 3).await), ["s4@example.com"]);
+    let live = scene.server.live();
+    // A key that config names and that is not there is told, not found out by a mail without a signature. It may come with
+    // the config that names it.
+    let path = directory.path().join("postern.toml");
+    let config = fs::read_to_string(&path).unwrap();
+    let named = "name = \"dkim-sign\"\nconfig = { selectors = { \"example.com\" = [\"s5\"] } }\n";
+    fs::write(&path, config.replace("name = \"dkim-sign\"\n", named)).unwrap();
+    for _ in 0..2 {
+        let refused = live.reload().await.unwrap_err();
+        assert!(refused.contains("there is no key \"s5\"; there are: s4"), "{refused}");
+    }
+    make_key(directory.path(), "example.com", "s5", Algorithm::Ed25519);
+    live.reload().await.unwrap();
+    send(&scene, OFFICE, "ann@example.com", "bob@outside.example").await;
+    assert_eq!(signers(&taken(&scene, 4).await), ["s5@example.com"]);
     scene.server.stop().await;
 }

@@ -19,6 +19,7 @@ mod spf;
 mod tag;
 
 pub use author::domains as author_domains;
+pub use dmarc::Inquiry as DmarcInquiry;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -98,11 +99,8 @@ impl Verifier {
 
     /// Of the reverse-path; of the null one, `postmaster@` the HELO name (RFC 7208 §2.4).
     pub async fn spf_mail_from(&self, source: &Source, path: &ReversePath) -> Spf {
-        let (local, domain) = match &path.0 {
-            Some(mailbox) => (mailbox.local.as_str(), mailbox.domain().map_or("", |domain| domain.as_str())),
-            None => ("postmaster", helo_domain(source)),
-        };
-        self.spf(SpfIdentity::MailFrom, source, local, domain).await
+        let local = path.0.as_ref().map_or("postmaster", |mailbox| mailbox.local.as_str());
+        self.spf(SpfIdentity::MailFrom, source, local, spf_domain(source, path)).await
     }
 
     async fn spf(&self, identity: SpfIdentity, source: &Source, local: &str, domain: &str) -> Spf {
@@ -131,10 +129,22 @@ impl Verifier {
         signatures
     }
 
-    /// From the results of the mail's own SPF check (of the reverse-path) and signatures.
-    pub async fn dmarc(&self, message: &Message, spf: &Spf, signatures: &[Signature]) -> Dmarc {
-        let start = Instant::now();
-        let dmarc = dmarc::check(&self.resolver, &message.header, spf, signatures, self.settings.dns_time).await;
+    /// Those of these domains alone. Not counted: it is a part of what [`dkim`](Self::dkim) would find out.
+    pub async fn dkim_of(&self, message: &Message, domains: impl Fn(&str) -> bool) -> Vec<Signature> {
+        dkim::verify_some(&self.resolver, message, self.settings.dns_time, domains).await
+    }
+
+    /// What DMARC will need to know, found out without verifying anything.
+    pub async fn dmarc_inquiry(&self, message: &Message, source: &Source, path: &ReversePath) -> DmarcInquiry {
+        let claims = dmarc::Claims { spf: spf_domain(source, path).to_owned(), dkim: dkim::claimed_domains(message) };
+        dmarc::inquire(&self.resolver, &message.header, claims, self.settings.dns_time).await
+    }
+
+    /// From what was verified since; see there. The SPF check is that of the reverse-path.
+    pub async fn dmarc(&self, inquiry: DmarcInquiry, spf: Option<&Spf>, signatures: &[Signature]) -> Dmarc {
+        let now = Instant::now();
+        let start = now.checked_sub(inquiry.spent).unwrap_or(now);
+        let dmarc = inquiry.conclude(spf, signatures).await;
         self.count("dmarc", [dmarc.outcome], start);
         dmarc
     }
@@ -158,6 +168,14 @@ impl Verifier {
 impl std::fmt::Debug for Verifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Verifier").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Whose record speaks of the reverse-path. Empty: nobody's.
+fn spf_domain<'a>(source: &'a Source, path: &'a ReversePath) -> &'a str {
+    match &path.0 {
+        Some(mailbox) => mailbox.domain().map_or("", |domain| domain.as_str()),
+        None => helo_domain(source),
     }
 }
 

@@ -8,6 +8,7 @@ mod rule;
 #[cfg(test)]
 mod tests;
 
+use postern_sdk::metrics;
 use postern_sdk::prelude::*;
 use postern_sdk::tables::{self, TableError};
 
@@ -109,6 +110,7 @@ impl Access {
     fn obey(&self, session: &Session, found: &Match) -> Verdict {
         let Match { criterion, action, rule } = found;
         info!("rule {rule:?}: {} {}", action.name(), criterion.name());
+        metrics::add(action.counted_as(), 1);
         match action {
             Action::Allow => {
                 self.exempt.tests(*criterion).iter().for_each(|test| session.exempt(test, rule));
@@ -199,6 +201,7 @@ fn ask(
 
 impl Trouble {
     fn verdict(self) -> Verdict {
+        metrics::add("deferred", 1);
         match self {
             Self::Table(table, why) => {
                 error!("table {table:?}: {why}");

@@ -62,6 +62,15 @@ impl Action {
             Self::Ignore => "ignore",
         }
     }
+
+    /// The counter of those that it has hit.
+    pub fn counted_as(self) -> &'static str {
+        match self {
+            Self::Allow => "allowed",
+            Self::Reject => "rejected",
+            Self::Ignore => "ignored",
+        }
+    }
 }
 
 impl Criterion {

@@ -270,3 +270,19 @@ fn errors_of_the_config_name_the_key() {
         assert_eq!(Gateway::new().config(config).load::<Access>().unwrap_err(), expected);
     }
 }
+
+#[test]
+fn what_rules_have_done_is_counted() {
+    let gateway = gateway("");
+    for address in ["192.0.2.9", "192.0.2.200", "203.0.113.7", NO_IP_RULE] {
+        gateway.connect::<Access>(&Client::at(address));
+    }
+    mail_from(&gateway, NO_IP_RULE, "pest@example.org");
+    // A white address at a white domain: two rules.
+    mail_from(&gateway, NO_IP_RULE, "news@example.org");
+    mail_from(&gateway, "192.0.2.9", "pest@example.org");
+    rcpt(&gateway, NO_IP_RULE, "hole@example.com");
+    rcpt(&gateway, NO_IP_RULE, "anybody@example.com");
+    let counted = ["allowed", "rejected", "ignored", "deferred"].map(|name| gateway.metric(name));
+    assert_eq!(counted, [3, 2, 2, 0]);
+}

@@ -57,11 +57,12 @@ impl Plugin for ArcSeal {
         Ok(Self { config: Config { domain, ..config } })
     }
 
+    fn wants(&self, _: Stage, direction: Direction) -> bool {
+        self.config.direction == Mode::Both || direction == Direction::Inbound
+    }
+
     /// What the chain was worth when it came: the seal vouches for it (RFC 8617 §5.1, step 3).
-    fn data(&self, session: &Session, message: &Message) -> Verdict {
-        if !self.concerns(session) {
-            return Verdict::Next;
-        }
+    fn data(&self, _: &Session, message: &Message) -> Verdict {
         let arc = match authentication::arc(message) {
             Ok(arc) => arc,
             Err(error) => {
@@ -80,10 +81,7 @@ impl Plugin for ArcSeal {
         Verdict::Next
     }
 
-    fn deliver(&self, session: &Session, message: &Message) -> Verdict {
-        if !self.concerns(session) {
-            return Verdict::Next;
-        }
+    fn deliver(&self, _: &Session, message: &Message) -> Verdict {
         let Config { domain, selector, .. } = &self.config;
         match signing::seal(message, domain, selector) {
             Ok(()) => {
@@ -101,12 +99,6 @@ impl Plugin for ArcSeal {
                 defer!("4.3.5", "Local error in configuration")
             }
         }
-    }
-}
-
-impl ArcSeal {
-    fn concerns(&self, session: &Session) -> bool {
-        self.config.direction == Mode::Both || session.direction() == Direction::Inbound
     }
 }
 

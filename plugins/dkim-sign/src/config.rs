@@ -11,22 +11,11 @@ const MAX_SELECTORS: usize = 8;
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    pub direction: Mode,
-    /// Which of a domain's keys sign; of one that is not here, all.
+    /// Which of a domain's keys sign, all of them or none; of a domain that is not here, all that there are.
     pub selectors: BTreeMap<String, Vec<String>>,
     /// Signs where the author's domain has no key; it aligns with nothing.
     pub fallback: Option<String>,
     pub missing: Missing,
-}
-
-#[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Of clients that have logged in or are trusted.
-    #[default]
-    Outbound,
-    /// Also what comes in from anybody and is passed on.
-    Both,
 }
 
 #[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,7 @@
 //! Asks for DKIM signatures (RFC 6376) in the name of the domain that the mail is from, so that they align for DMARC.
+//!
+//! Only for mail of clients that have logged in or are trusted. What comes in from strangers is never signed: anybody can
+//! write the recipient's own domain into From, and would leave with its signature.
 
 mod author;
 mod config;
@@ -6,9 +9,10 @@ mod config;
 mod tests;
 
 use postern_sdk::prelude::*;
-use postern_sdk::{Direction, metrics, signing};
+use postern_sdk::signing::{self, SigningError};
+use postern_sdk::{Direction, metrics};
 
-use config::{Config, Missing, Mode};
+use config::{Config, Missing};
 
 /// What the gateway makes for one mail.
 const MAX_SIGNATURES: usize = 8;
@@ -25,10 +29,24 @@ impl Plugin for DkimSign {
         Ok(Self { config: config.check()? })
     }
 
-    fn deliver(&self, session: &Session, message: &Message) -> Verdict {
-        if self.config.direction == Mode::Outbound && session.direction() != Direction::Outbound {
-            return Verdict::Next;
+    /// Where a domain has no key at all nothing is said: it may be that this is not where the keys are (`postern plugin test`).
+    fn load(&self) -> Result<(), String> {
+        for (domain, named) in &self.config.selectors {
+            let there = signing::selectors(domain);
+            if let Some(gone) = named.iter().find(|name| !there.is_empty() && !there.contains(name)) {
+                let there = there.join(", ");
+                return Err(format!("selectors.{domain:?}: there is no key {gone:?}; there are: {there}"));
+            }
         }
+        Ok(())
+    }
+
+    /// What comes in claims to be from anybody.
+    fn wants(&self, _: Stage, direction: Direction) -> bool {
+        direction == Direction::Outbound
+    }
+
+    fn deliver(&self, _: &Session, message: &Message) -> Verdict {
         let authors = match author::domains(message) {
             Ok(authors) => authors,
             Err(error) => {
@@ -39,7 +57,10 @@ impl Plugin for DkimSign {
         match self.sign(message, &authors) {
             Signed::Yes => Verdict::Next,
             Signed::NoKey => self.missing(&authors),
-            Signed::Failed => defer!("4.3.5", "Local error in configuration"),
+            Signed::Failed => {
+                metrics::add("failed", 1);
+                defer!("4.3.5", "Local error in configuration")
+            }
         }
     }
 }
@@ -55,36 +76,30 @@ impl DkimSign {
     /// By the keys of the first domain that has some: the author's, one above it, then the fallback.
     fn sign(&self, message: &Message, authors: &[String]) -> Signed {
         let aligned = authors.iter().flat_map(|author| with_parents(author));
-        for domain in aligned.chain(self.config.fallback.as_deref()) {
-            let selectors = self.selectors(domain);
-            if selectors.is_empty() {
-                continue;
-            }
-            for selector in &selectors {
-                if let Err(error) = signing::sign(message, domain, selector) {
-                    error!("{selector} of {domain}: {error}");
-                    return Signed::Failed;
-                }
-            }
-            metrics::add("signed", 1);
-            return Signed::Yes;
-        }
-        Signed::NoKey
+        let mut domains = aligned.chain(self.config.fallback.as_deref());
+        domains.find_map(|domain| self.sign_for(message, domain)).unwrap_or(Signed::NoKey)
     }
 
-    /// Those that config names, else all. One that is named and not there is no reason to sign with the others alone.
-    fn selectors(&self, domain: &str) -> Vec<String> {
-        let mut there = signing::selectors(domain);
-        if there.len() > MAX_SIGNATURES {
-            warn!("{domain} has {} keys, the first {MAX_SIGNATURES} sign", there.len());
-            there.truncate(MAX_SIGNATURES);
+    /// By the keys that config names, else all. `None`: the domain has none for this mail.
+    fn sign_for(&self, message: &Message, domain: &str) -> Option<Signed> {
+        let selectors = self.config.selectors.get(domain).cloned().unwrap_or_else(|| all_keys(domain));
+        for selector in &selectors {
+            match signing::sign(message, domain, selector) {
+                Ok(()) => {}
+                // Another tenant's, whatever config names.
+                Err(SigningError::Denied) => return None,
+                // A key that is named and gone is no reason to sign with the others alone, nor to let the mail out without.
+                Err(error) => {
+                    error!("{selector} of {domain}: {error}");
+                    return Some(Signed::Failed);
+                }
+            }
         }
-        let Some(named) = self.config.selectors.get(domain).filter(|_| !there.is_empty()) else { return there };
-        if let Some(gone) = named.iter().find(|name| !there.contains(name)) {
-            warn!("{domain} has no key {gone}, which config names");
-            return Vec::new();
+        if selectors.is_empty() {
+            return None;
         }
-        named.clone()
+        metrics::add("signed", 1);
+        Some(Signed::Yes)
     }
 
     fn missing(&self, authors: &[String]) -> Verdict {
@@ -101,6 +116,15 @@ impl DkimSign {
             }
         }
     }
+}
+
+fn all_keys(domain: &str) -> Vec<String> {
+    let mut there = signing::selectors(domain);
+    if there.len() > MAX_SIGNATURES {
+        warn!("{domain} has {} keys, the first {MAX_SIGNATURES} sign", there.len());
+        there.truncate(MAX_SIGNATURES);
+    }
+    there
 }
 
 /// The domain, and those above it down to two labels: relaxed alignment (RFC 7489 §3.1.1) is satisfied by any of one

@@ -62,27 +62,40 @@ fn a_key_of_the_domain_itself_goes_before_one_above() {
     assert_eq!(deliver(&gateway, &user(), "x@old.example.org").1, ["s1@example.org"]);
 }
 
+/// Anybody can write the recipient's own domain into From.
 #[test]
-fn only_outbound_mail_is_signed_unless_config_says_both() {
+fn mail_of_strangers_is_never_signed() {
     let stranger = Client::at("192.0.2.1");
     for (config, client, signed) in [
         ("{}", &stranger, false),
+        (r#"{"fallback": "example.net", "missing": "defer"}"#, &stranger, false),
         ("{}", &user(), true),
         ("{}", &stranger.clone().trusted(), true),
-        (r#"{"direction": "outbound"}"#, &stranger, false),
-        (r#"{"direction": "both"}"#, &stranger, true),
     ] {
-        let (_, asked) = deliver(&with_keys(config), client, "ann@example.org");
-        assert_eq!(!asked.is_empty(), signed, "{config}");
+        let (judged, asked) = deliver(&with_keys(config), client, "ann@example.org");
+        assert_eq!((judged.verdict, !asked.is_empty()), (Verdict::Next, signed), "{config}");
     }
+    let error = gateway(r#"{"direction": "both"}"#).load::<DkimSign>().unwrap_err();
+    assert!(error.contains("unknown field `direction`"), "{error}");
 }
 
 #[test]
 fn selectors_are_those_that_config_names() {
-    let config = r#"{"selectors": {"Example.com": ["ed"], "example.org": ["gone"]}}"#;
+    let config = r#"{"selectors": {"Example.com": ["ed"]}}"#;
     assert_eq!(deliver(&with_keys(config), &user(), "ann@example.com").1, ["ed@example.com"]);
-    let (judged, asked) = deliver(&with_keys(config), &user(), "ann@example.org");
-    assert!(asked.is_empty() && judged.log.iter().any(|line| line.contains("has no key gone")), "{:?}", judged.log);
+    let config = r#"{"selectors": {"example.com": ["ed", "gone"]}}"#;
+    let error = with_keys(config).load::<DkimSign>().unwrap_err();
+    assert_eq!(error, r#"selectors."example.com": there is no key "gone"; there are: rsa, ed"#);
+}
+
+/// It was there once: the mail waits, and does not go without.
+#[test]
+fn a_key_that_config_names_and_that_is_gone_lets_nothing_out_unsigned() {
+    let gateway = with_keys(r#"{"selectors": {"example.edu": ["gone"]}, "fallback": "example.net"}"#);
+    let (judged, asked) = deliver(&gateway, &user(), "ann@example.edu");
+    assert_eq!((judged.verdict.to_string().as_str(), asked.len()), ("defer 451 4.3.5 Local error in configuration", 0));
+    assert!(judged.log.iter().any(|line| line.contains("gone of example.edu")), "{:?}", judged.log);
+    assert_eq!(gateway.metric("failed"), 1);
 }
 
 #[test]

@@ -63,7 +63,7 @@ impl Plugin for DkimPolicy {
         direction == Direction::Inbound
     }
 
-    fn data(&self, session: &Session, message: &Message) -> Verdict {
+    fn data(&self, _: &Session, message: &Message) -> Verdict {
         let signatures = match authentication::dkim(message) {
             Ok(signatures) => signatures,
             // Not in time, or our own trouble: as if the keys could not be had.

@@ -1,5 +1,6 @@
 //! What the owner of the author's domain wants (RFC 9989), judged at `data`. What was found is written into the header.
 
+mod sealed;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +23,8 @@ struct Config {
     permerror: Action,
     /// DNS could not say: `none`, `tag` or `defer`.
     temperror: Action,
-    /// Who seals by ARC with one of these domains, and a whole chain, is believed: such mail is only tagged where it fails.
+    /// Who seals by ARC with one of these domains, and a whole chain, is believed to have found that the author stood behind the
+    /// mail when it came: such mail is only tagged where it fails.
     trusted_sealers: Vec<String>,
 }
 
@@ -67,10 +69,11 @@ impl Plugin for DmarcPolicy {
                 return defer!("4.3.0", "Local error in processing, try again later");
             }
         };
-        // Only where there is one: most mail has none, and its validation is not for nothing.
-        let sealed = message.header("ARC-Seal").is_ok_and(|seals| !seals.is_empty());
+        // Only where it may change something: up to fifty seals are verified for it.
+        let wanted = dmarc.outcome == Outcome::Fail && !self.config.trusted_sealers.is_empty();
+        let sealed = wanted && message.header("ARC-Seal").is_ok_and(|seals| !seals.is_empty());
         let arc = sealed.then(|| authentication::arc(message).ok()).flatten();
-        let forwarded = dmarc.outcome == Outcome::Fail && arc.as_ref().is_some_and(|arc| self.trusts(arc));
+        let forwarded = arc.as_ref().is_some_and(|arc| self.trusts(arc) && is_vouched_for(message, arc, &dmarc));
         if let Err(error) = authentication::add_results(message, &results(&dmarc, arc.as_ref(), forwarded)) {
             warn!("the results are not written: {error}");
         }
@@ -100,6 +103,15 @@ impl DmarcPolicy {
         arc.outcome == Outcome::Pass
             && self.config.trusted_sealers.iter().any(|trusted| trusted.eq_ignore_ascii_case(sealer))
     }
+}
+
+/// RFC 8617 §7.2.1: what the newest sealer has found is in its own set. That it has handled the mail says nothing of the author.
+fn is_vouched_for(message: &Message, arc: &Arc, dmarc: &Dmarc) -> bool {
+    let Ok(fields) = message.header("ARC-Authentication-Results") else { return false };
+    let of = |value: &Vec<u8>| sealed::vouches(value, arc.sets, &dmarc.domain, &dmarc.policy_domain);
+    let said: Vec<bool> = fields.iter().filter_map(of).collect();
+    // A whole chain has one of each number.
+    said == [true]
 }
 
 fn act(message: &Message, dmarc: &Dmarc, action: Action) -> Verdict {

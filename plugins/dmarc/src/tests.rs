@@ -65,23 +65,52 @@ fn outbound_mail_is_not_judged() {
 }
 
 #[test]
-fn a_trusted_sealer_is_believed() {
-    let arc = |outcome| Arc { outcome, sets: 2, sealer: Some("lists.example".to_owned()), reason: "broken".to_owned() };
+fn a_trusted_sealer_is_believed_in_what_it_has_found() {
+    let arc = |outcome, sets| {
+        let (sealer, reason) = (Some("lists.example".to_owned()), "broken".to_owned());
+        Arc { outcome, sets, sealer, reason }
+    };
     let config = r#"{"trusted_sealers": ["Lists.example"]}"#;
-    let sealed = || {
-        let content = "ARC-Seal: i=1\nFrom: joe@mail.example.org\n\nhello\n";
+    let sealed = |results: &str| {
+        let fields = format!("ARC-Seal: i=1\nARC-Authentication-Results: {results}\n");
+        let content = format!("{fields}From: joe@mail.example.org\n\nhello\n");
         Mail::from("joe@example.org").to("you@example.com").content(content)
     };
-    let gateway = |outcome| Gateway::new().dmarc(dmarc(Outcome::Fail, Published::Reject)).arc(arc(outcome));
-    let (verdict, mail) = data(&gateway(Outcome::Pass).config(config), sealed());
+    let gateway = |outcome, sets| Gateway::new().dmarc(dmarc(Outcome::Fail, Published::Reject)).arc(arc(outcome, sets));
+    let good = "i=1; lists.example; dmarc=pass header.from=mail.example.org";
+    let (verdict, mail) = data(&gateway(Outcome::Pass, 1).config(config), sealed(good));
     assert_eq!((verdict.as_str(), mail.tags.as_slice()), ("next", &["dmarc:fail".to_owned()][..]));
     let text = String::from_utf8(mail.header("Authentication-Results")[0].clone()).unwrap();
     assert!(
         text.contains("believed for its ARC seal") && text.ends_with("; arc=pass header.d=lists.example"),
         "{text}"
     );
-    for gateway in [gateway(Outcome::Fail).config(config), gateway(Outcome::Pass)] {
-        assert!(data(&gateway, sealed()).0.starts_with("reject 550 5.7.1"));
+    for (gateway, results) in [
+        (gateway(Outcome::Fail, 1).config(config), good),
+        (gateway(Outcome::Pass, 1), good),
+        // It has handled the mail, and found that nobody stood behind it; or what stands there is another's word.
+        (gateway(Outcome::Pass, 1).config(config), "i=1; lists.example; dmarc=fail header.from=mail.example.org"),
+        (gateway(Outcome::Pass, 1).config(config), "i=1; lists.example; arc=none"),
+        (gateway(Outcome::Pass, 1).config(config), "i=1; lists.example; dkim=pass header.d=lists.example"),
+        (gateway(Outcome::Pass, 2).config(config), good),
+    ] {
+        assert!(data(&gateway, sealed(results)).0.starts_with("reject 550 5.7.1"), "{results}");
+    }
+}
+
+/// Fifty seals are not verified for nothing.
+#[test]
+fn arc_is_validated_only_where_it_may_change_something() {
+    let arc = Arc { outcome: Outcome::Pass, sets: 1, sealer: Some("lists.example".to_owned()), reason: String::new() };
+    let trusting = r#"{"trusted_sealers": ["lists.example"]}"#;
+    for (outcome, config, asked) in
+        [(Outcome::Pass, trusting, false), (Outcome::Fail, "{}", false), (Outcome::Fail, trusting, true)]
+    {
+        let gateway = Gateway::new().dmarc(dmarc(outcome, Published::None)).arc(arc.clone()).config(config);
+        let content = "ARC-Seal: i=1\nFrom: joe@mail.example.org\n\nhello\n";
+        let (_, mail) = data(&gateway, Mail::from("joe@example.org").to("you@example.com").content(content));
+        let text = String::from_utf8(mail.header("Authentication-Results")[0].clone()).unwrap();
+        assert_eq!(text.contains("; arc="), asked, "{outcome} {config}: {text}");
     }
 }
 

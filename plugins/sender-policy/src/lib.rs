@@ -10,6 +10,7 @@ mod domain;
 #[cfg(test)]
 mod tests;
 
+use postern_sdk::metrics;
 use postern_sdk::prelude::*;
 
 use config::{Config, When};
@@ -44,6 +45,7 @@ impl Plugin for SenderPolicy {
         }
         let form = Form::of(&sender.domain);
         if self.config.require_fqdn && !self.is_good(&form) {
+            metrics::add("not_qualified", 1);
             return reject!("550 5.1.7", "The sender's address needs a fully qualified domain");
         }
         if self.config.require_in_dns == When::Always && form != Form::Literal {
@@ -87,12 +89,17 @@ fn check_in_dns(session: &Session, domain: &str) -> Verdict {
         }
         found
     });
-    match standing {
-        Standing::Exists => Verdict::Next,
-        Standing::Absent => {
-            reject!("550 5.1.8", "The sender's domain {domain} has neither a mail exchanger nor an address")
+    let (counter, verdict) = match standing {
+        Standing::Exists => return Verdict::Next,
+        Standing::Absent => (
+            "not_in_dns",
+            reject!("550 5.1.8", "The sender's domain {domain} has neither a mail exchanger nor an address"),
+        ),
+        Standing::NullMx => ("null_mx", reject!("550 5.7.27", "The sender's domain {domain} takes no mail (null MX)")),
+        Standing::Unknown => {
+            ("dns_failures", defer!("451 4.4.3", "The sender's domain {domain} can't be looked up now"))
         }
-        Standing::NullMx => reject!("550 5.7.27", "The sender's domain {domain} takes no mail (null MX)"),
-        Standing::Unknown => defer!("451 4.4.3", "The sender's domain {domain} can't be looked up now"),
-    }
+    };
+    metrics::add(counter, 1);
+    verdict
 }

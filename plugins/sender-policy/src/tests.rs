@@ -156,3 +156,13 @@ fn errors_of_the_config_name_the_key() {
     }
     assert_eq!(Gateway::new().load::<SenderPolicy>(), Ok(()));
 }
+
+#[test]
+fn refusals_are_counted_by_cause() {
+    let gateway = zone(r#"{"require_in_dns": "always"}"#);
+    for domain in ["localhost", "mx.example", "nowhere.example", "txt.example", "null.example", "down.example"] {
+        mail_from(&gateway, &client(), &format!("ann@{domain}"));
+    }
+    let counted = ["not_qualified", "not_in_dns", "null_mx", "dns_failures"].map(|name| gateway.metric(name));
+    assert_eq!(counted, [1, 2, 1, 1]);
+}

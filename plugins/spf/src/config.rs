@@ -18,6 +18,8 @@ pub struct Config {
     pub helo_fail: Action,
     /// Writes the field `Received-SPF`.
     pub received_spf: bool,
+    /// Writes the result `iprev`: whether the client's address has a name that leads back to it.
+    pub iprev: bool,
 }
 
 impl Default for Config {
@@ -31,6 +33,7 @@ impl Default for Config {
             temperror: Action::None,
             helo_fail: Action::Tag,
             received_spf: true,
+            iprev: true,
         }
     }
 }

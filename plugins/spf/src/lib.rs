@@ -1,5 +1,6 @@
 //! May this client send in the name of the sender (RFC 7208)? Judged at `mail-from`, or at `data` where the mail comes through
-//! a trusted relay: only then it is known who stands before it (R11). What was found is written into the header.
+//! a trusted relay: only then it is known who stands before it (R11). What was found is written into the header, and with it
+//! whether the client's address has a name (iprev), because this is the plugin that looks at the client.
 
 mod config;
 #[cfg(test)]
@@ -125,9 +126,10 @@ impl SpfPolicy {
         if let Some(helo) = helo.filter(|helo| helo.outcome != Outcome::None && sender.is_some()) {
             results.push(ResultInfo::new("spf", helo.outcome).reason(&helo.reason).property("smtp.helo", &helo.domain));
         }
+        let origin = authentication::origin(session, message).ok();
+        results.extend(origin.as_ref().filter(|_| self.config.iprev).and_then(|origin| iprev(session, origin)));
         let written = authentication::add_results(message, &results);
-        let origin = self.config.received_spf.then(|| authentication::origin(session, message).ok()).flatten();
-        let received = match origin {
+        let received = match origin.filter(|_| self.config.received_spf) {
             Some(origin) => {
                 let text = received_spf(sender.as_deref().unwrap_or_default(), spf, &origin);
                 message.add_header("Received-SPF", &text, Position::Top)
@@ -146,6 +148,23 @@ fn of_sender(sender: Option<&str>, spf: &Spf) -> ResultInfo {
         Some(sender) => info.property("smtp.mailfrom", sender),
         None => info.property("smtp.helo", &spf.domain),
     }
+}
+
+/// RFC 8601 §2.7.3, §3. The gateway looks the name up once for each session, in bounded time. Of who stood before a trusted
+/// relay nothing is said: the name that the gateway knows is the relay's (R11).
+fn iprev(session: &Session, origin: &Origin) -> Option<ResultInfo> {
+    if origin.relayed {
+        return None;
+    }
+    let (outcome, reason) = match session.client_name() {
+        ClientName::Verified(_) => (Outcome::Pass, String::new()),
+        ClientName::Unconfirmed(name) => (Outcome::Fail, format!("{name} does not lead back to it")),
+        // No PTR record is not a failure: there was nothing to confirm.
+        ClientName::None => (Outcome::Permerror, "it has no name".to_owned()),
+        ClientName::TemporaryFailure => (Outcome::Temperror, "its name can't be looked up now".to_owned()),
+    };
+    let address = origin.address.to_canonical().to_string();
+    Some(ResultInfo::new("iprev", outcome).reason(&reason).property("policy.iprev", &address))
 }
 
 /// RFC 7208 §9.1.

@@ -119,7 +119,8 @@ fn results_are_written_into_the_header() {
     let of = |name: &str| String::from_utf8(mail.header(name)[0].clone()).unwrap();
     let (id, results) =
         of("Authentication-Results").split_once("; ").map(|(id, r)| (id.to_owned(), r.to_owned())).unwrap();
-    assert_eq!(results, r#"spf=softfail reason="-all of example.org" smtp.mailfrom=joe@example.org"#);
+    let expected = r#"spf=softfail reason="-all of example.org" smtp.mailfrom=joe@example.org; iprev=permerror reason="it has no name" policy.iprev=192.0.2.1"#;
+    assert_eq!(results, expected);
     let expected = format!(
         "softfail ({id}: -all of example.org) client-ip=192.0.2.1; envelope-from=joe@example.org; \
          helo=mx.example.org; receiver={id}; identity=mailfrom"
@@ -140,4 +141,48 @@ fn received_spf_can_be_left_out_and_nothing_can_be_injected() {
     let gateway = gateway(Outcome::Pass).config(r#"{"received_spf": false}"#);
     let judged = gateway.data::<SpfPolicy>(&client(), &mut mail);
     assert_eq!(judged.edits.len(), 1);
+}
+
+/// RFC 8601 §2.7.3: each of its four words, once however often the mail is looked at.
+#[test]
+fn the_name_of_the_client_is_among_the_results() {
+    let name = || "mx.example.org".to_owned();
+    for (address, found, expected) in [
+        ("192.0.2.1", ClientName::Verified(name()), "iprev=pass policy.iprev=192.0.2.1"),
+        (
+            "192.0.2.1",
+            ClientName::Unconfirmed(name()),
+            r#"iprev=fail reason="mx.example.org does not lead back to it" policy.iprev=192.0.2.1"#,
+        ),
+        ("192.0.2.1", ClientName::None, r#"iprev=permerror reason="it has no name" policy.iprev=192.0.2.1"#),
+        (
+            "192.0.2.1",
+            ClientName::TemporaryFailure,
+            r#"iprev=temperror reason="its name can't be looked up now" policy.iprev=192.0.2.1"#,
+        ),
+        ("2001:db8::1", ClientName::Verified(name()), r#"iprev=pass policy.iprev="2001:db8::1""#),
+        ("::ffff:192.0.2.1", ClientName::Verified(name()), "iprev=pass policy.iprev=192.0.2.1"),
+    ] {
+        let (client, mut mail) = (Client::at(address).name(found), mail());
+        for _ in 0..2 {
+            gateway(Outcome::Pass).data::<SpfPolicy>(&client, &mut mail);
+        }
+        let fields = mail.header("Authentication-Results");
+        let text = String::from_utf8(fields[0].clone()).unwrap();
+        assert_eq!((fields.len(), text.matches("; iprev=").count()), (1, 1), "{text}");
+        assert!(text.ends_with(&format!("; {expected}")), "{text}");
+    }
+}
+
+/// The relay's name is not that of who stood before it, and nobody is named where nobody is known.
+#[test]
+fn r11_the_name_of_a_relay_is_no_result() {
+    let address = "203.0.113.5".parse().unwrap();
+    let relayed = gateway(Outcome::Pass).origin(Origin { address, helo: None, relayed: true });
+    for gateway in [relayed, gateway(Outcome::Pass).config(r#"{"iprev": false}"#)] {
+        let (client, mut mail) = (client().name(ClientName::Verified("relay.example".to_owned())), mail());
+        gateway.data::<SpfPolicy>(&client, &mut mail);
+        let text = String::from_utf8(mail.header("Authentication-Results")[0].clone()).unwrap();
+        assert!(text.contains("spf=pass") && !text.contains("iprev"), "{text}");
+    }
 }

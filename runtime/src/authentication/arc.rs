@@ -2,7 +2,7 @@
 //!
 //! What is malformed breaks the chain: there is no `permerror` here, and a chain that is broken once stays so.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -20,6 +20,8 @@ use crate::smtp::Domain;
 
 /// RFC 8617 §4.2.1.
 const MAX_SETS: usize = 50;
+/// Keys looked up for one mail. Nobody's mail goes through so many hands: each would be a question to somebody's name servers.
+const MAX_KEYS: usize = 20;
 
 const RESULTS: &str = "ARC-Authentication-Results";
 const SIGNATURE: &str = "ARC-Message-Signature";
@@ -173,10 +175,11 @@ impl Set {
 /// All at once: those of the seals, and of the newest signature.
 async fn keys(resolver: &Resolver, sets: &[Set]) -> Result<HashMap<Signer, Key>, KeyFault> {
     let mut tasks = tokio::task::JoinSet::new();
-    let mut wanted: Vec<Signer> = sets.iter().map(|set| set.sealer.clone()).collect();
+    let mut wanted: HashSet<Signer> = sets.iter().map(|set| set.sealer.clone()).collect();
     wanted.extend(sets.last().map(Set::signer));
-    wanted.sort_by(|one, other| (&one.domain, &one.selector).cmp(&(&other.domain, &other.selector)));
-    wanted.dedup();
+    if wanted.len() > MAX_KEYS {
+        return Err(KeyFault::Useless(format!("the sets are by more than {MAX_KEYS} keys")));
+    }
     for signer in wanted {
         let resolver = resolver.clone();
         tasks.spawn(async move {

@@ -25,46 +25,92 @@ pub struct Hashed {
     pub len: u64,
 }
 
-struct Hasher {
-    wanted: Wanted,
+/// One canonical form, hashed once however many want it: what is wanted of its first octets is told when they have passed.
+struct Stream {
+    form: Form,
     canonical: CanonicalBody,
-    sha256: Sha256,
-    len: u64,
+    hashing: Hashing,
 }
 
-impl Hasher {
-    fn new(wanted: Wanted) -> Self {
-        Self { wanted, canonical: CanonicalBody::new(wanted.form), sha256: Sha256::new(), len: 0 }
+struct Hashing {
+    sha256: Sha256,
+    len: u64,
+    /// The limits that are ahead, the nearest last.
+    ahead: Vec<u64>,
+    /// By limit; at the end also by those that the body is shorter than.
+    reached: Vec<(Option<u64>, Vec<u8>)>,
+}
+
+impl Stream {
+    /// Of all those that want this form.
+    fn new(form: Form, wanted: &[Wanted]) -> Self {
+        let mut ahead: Vec<u64> =
+            wanted.iter().filter(|want| want.form == form).filter_map(|want| want.limit).collect();
+        ahead.sort_unstable_by(|one, other| other.cmp(one));
+        ahead.dedup();
+        let hashing = Hashing { sha256: Sha256::new(), len: 0, ahead, reached: Vec::new() };
+        Self { form, canonical: CanonicalBody::new(form), hashing }
     }
 
     fn write(&mut self, octets: &[u8]) {
-        let Self { wanted, canonical, sha256, len } = self;
-        canonical.write(octets, &mut |octets| take(octets, wanted.limit, sha256, len));
+        let Self { canonical, hashing, .. } = self;
+        canonical.write(octets, &mut |octets| hashing.take(octets));
     }
 
-    fn finish(mut self) -> Hashed {
-        let (sha256, len) = (&mut self.sha256, &mut self.len);
-        self.canonical.finish(&mut |octets| take(octets, self.wanted.limit, sha256, len));
-        Hashed { sha256: self.sha256.finalize().to_vec(), len: self.len }
+    fn finish(self) -> Hashes {
+        let Self { form, canonical, mut hashing } = self;
+        canonical.finish(&mut |octets| hashing.take(octets));
+        let whole = hashing.sha256.finalize().to_vec();
+        let longer = hashing.ahead.iter().map(|limit| (Some(*limit), whole.clone()));
+        let mut by_limit: Vec<_> = hashing.reached.into_iter().chain(longer).collect();
+        by_limit.push((None, whole));
+        Hashes { form, len: hashing.len, by_limit }
     }
 }
 
-fn take(octets: &[u8], limit: Option<u64>, sha256: &mut Sha256, len: &mut u64) {
-    let left = limit.map_or(u64::MAX, |limit| limit.saturating_sub(*len));
-    let within = usize::try_from(left).unwrap_or(usize::MAX).min(octets.len());
-    sha256.update(octets.get(..within).unwrap_or_default());
-    *len += octets.len() as u64;
-}
-
-/// In the order of what is wanted; the same twice is computed once. Blocking when the body is in a file.
-pub fn hash(body: &Body, wanted: &[Wanted]) -> io::Result<Vec<Hashed>> {
-    let mut distinct: Vec<Wanted> = Vec::new();
-    for want in wanted {
-        if !distinct.contains(want) {
-            distinct.push(*want);
+impl Hashing {
+    fn take(&mut self, mut octets: &[u8]) {
+        while let Some(limit) = self.ahead.last().copied() {
+            let until = usize::try_from(limit - self.len).unwrap_or(usize::MAX);
+            let Some((within, beyond)) = octets.split_at_checked(until) else { break };
+            self.update(within);
+            self.reached.push((Some(limit), self.sha256.clone().finalize().to_vec()));
+            self.ahead.pop();
+            octets = beyond;
         }
+        self.update(octets);
     }
-    let mut hashers: Vec<Hasher> = distinct.iter().copied().map(Hasher::new).collect();
+
+    fn update(&mut self, octets: &[u8]) {
+        self.sha256.update(octets);
+        self.len += octets.len() as u64;
+    }
+}
+
+/// Of one canonical form.
+struct Hashes {
+    form: Form,
+    len: u64,
+    by_limit: Vec<(Option<u64>, Vec<u8>)>,
+}
+
+impl Hashes {
+    fn find(&self, want: &Wanted) -> Option<Hashed> {
+        let (_, sha256) = self.by_limit.iter().find(|(limit, _)| *limit == want.limit)?;
+        Some(Hashed { sha256: sha256.clone(), len: self.len })
+    }
+}
+
+/// At most one for each canonical form.
+fn streams(wanted: &[Wanted]) -> Vec<Stream> {
+    let is_wanted = |form: &Form| wanted.iter().any(|want| want.form == *form);
+    [Form::Simple, Form::Relaxed].into_iter().filter(is_wanted).map(|form| Stream::new(form, wanted)).collect()
+}
+
+/// In the order of what is wanted. The body is read once, and each canonical form hashed once: signatures with many a `l=` cost no
+/// more than one. Blocking when the body is in a file.
+pub fn hash(body: &Body, wanted: &[Wanted]) -> io::Result<Vec<Hashed>> {
+    let mut streams = streams(wanted);
     let mut offset = 0;
     while offset < body.len() {
         let piece = body.read_at(offset, PIECE)?;
@@ -72,10 +118,10 @@ pub fn hash(body: &Body, wanted: &[Wanted]) -> io::Result<Vec<Hashed>> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         offset += piece.len() as u64;
-        hashers.iter_mut().for_each(|hasher| hasher.write(&piece));
+        streams.iter_mut().for_each(|stream| stream.write(&piece));
     }
-    let hashes: Vec<Hashed> = hashers.into_iter().map(Hasher::finish).collect();
-    let of = |want: &Wanted| distinct.iter().position(|known| known == want).and_then(|at| hashes.get(at).cloned());
+    let hashes: Vec<Hashes> = streams.into_iter().map(Stream::finish).collect();
+    let of = |want: &Wanted| hashes.iter().find(|hashes| hashes.form == want.form)?.find(want);
     Ok(wanted.iter().filter_map(of).collect())
 }
 
@@ -105,5 +151,29 @@ mod tests {
         assert_eq!((memory.len(), &memory[0]), (3, &memory[2]));
         assert_eq!(memory[1].sha256, Sha256::digest(&text[..10]).to_vec());
         assert_eq!(memory[1].len, text.len() as u64 + 2);
+    }
+
+    /// Ten signatures of one mail, each with a limit of its own, cost what one costs of each form.
+    #[test]
+    fn n6_each_form_is_hashed_once_whatever_is_wanted() {
+        let text: Vec<u8> = b"0123456789\r\n".iter().copied().cycle().take(2 * PIECE + 24).collect();
+        let canonical =
+            [&text[..text.len() - text.len() % 12], &text[text.len() - text.len() % 12..], b"\r\n"].concat();
+        let canonical = canonical.strip_suffix(b"\r\n\r\n").map_or(canonical.clone(), |head| [head, b"\r\n"].concat());
+        let whole = canonical.len() as u64;
+        let piece = PIECE as u64;
+        let limits = [0, 1, 9, 9, 10, 11, piece - 1, piece, piece + 1, whole - 1, whole, whole + 1, u64::MAX];
+        let wanted: Vec<Wanted> = [Form::Simple, Form::Relaxed]
+            .into_iter()
+            .flat_map(|form| limits.into_iter().rev().map(Some).chain([None]).map(move |limit| Wanted { form, limit }))
+            .collect();
+        assert_eq!(streams(&wanted).len(), 2);
+        let hashed = hash(&Body::from_bytes(text.into()), &wanted).unwrap();
+        assert_eq!(hashed.len(), wanted.len());
+        for (want, hashed) in wanted.iter().zip(hashed) {
+            let until = usize::try_from(want.limit.unwrap_or(whole).min(whole)).unwrap();
+            let expected = Hashed { sha256: Sha256::digest(&canonical[..until]).to_vec(), len: whole };
+            assert_eq!(hashed, expected, "{want:?}");
+        }
     }
 }

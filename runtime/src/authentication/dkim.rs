@@ -30,7 +30,28 @@ const VALUE_PREFIX: usize = 12;
 
 /// All of the mail as it was received.
 pub async fn verify(resolver: &Resolver, message: &Message, time: Duration) -> Vec<Signature> {
-    let fields: Vec<&Field> = message.header.named("DKIM-Signature").take(MAX_TOLD).collect();
+    let fields = message.header.named("DKIM-Signature").take(MAX_TOLD).collect();
+    verify_fields(resolver, message, fields, time).await
+}
+
+/// Of the signatures that [`verify`] would verify those of these domains.
+pub async fn verify_some(
+    resolver: &Resolver,
+    message: &Message,
+    time: Duration,
+    domains: impl Fn(&str) -> bool,
+) -> Vec<Signature> {
+    let first = message.header.named("DKIM-Signature").take(MAX_VERIFIED);
+    let fields = first.filter(|field| domains(&unverified(field).domain)).collect();
+    verify_fields(resolver, message, fields, time).await
+}
+
+/// Whose signatures there are, in their order, before one is verified. Empty: nobody can say.
+pub fn claimed_domains(message: &Message) -> Vec<String> {
+    message.header.named("DKIM-Signature").take(MAX_VERIFIED).map(|field| unverified(field).domain).collect()
+}
+
+async fn verify_fields(resolver: &Resolver, message: &Message, fields: Vec<&Field>, time: Duration) -> Vec<Signature> {
     let mut told: Vec<Signature> = fields.iter().map(|field| unverified(field)).collect();
     let mut candidates = Vec::new();
     let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);

@@ -3,11 +3,11 @@
 //! Records of RFC 7489 are read too; `pct` has no meaning any more, and `t=y` lessens the policy by one step (§4.7).
 
 mod record;
+mod walk;
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::author;
 use super::{Outcome, printable};
@@ -16,9 +16,7 @@ use crate::mail::Header;
 use crate::mail::evidence::{Dmarc, DmarcPolicy as Policy, Signature, Spf};
 use crate::smtp::Domain;
 use record::{Psd, Record};
-
-/// §4.10: names with more labels are cut down to seven after the first query, so that there are never more than eight.
-const MAX_WALKED_LABELS: usize = 8;
+use walk::{Walked, Walker, is_within, organizational_domain};
 
 /// Without a policy, and with nobody who stands behind it.
 fn concluded(outcome: Outcome, domain: &str, reason: &str) -> Dmarc {
@@ -59,158 +57,265 @@ const fn lessened(policy: Policy) -> Policy {
     }
 }
 
-/// Within that time. `spf` is the check of the reverse-path (§4.4.2; with a null one, of the HELO name).
-pub async fn check(resolver: &Resolver, header: &Header, spf: &Spf, signatures: &[Signature], time: Duration) -> Dmarc {
-    let authors = match author::domains(header) {
-        Ok(authors) => authors,
-        Err(fault) => return concluded(Outcome::Permerror, "", &fault),
-    };
-    let evaluate = async {
-        let mut walker = Walker { resolver, walks: HashMap::new() };
+/// What stands behind a mail by its own words, before anything is verified.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// Of the reverse-path (§4.4.2; of a null one, the HELO name). Empty: there is none.
+    pub spf: String,
+    /// `d=`, in the order of the signatures.
+    pub dkim: Vec<String>,
+}
+
+/// What the owners of the authors' domains have published, and so which claims matter. Who can't align need not be verified:
+/// else a stranger whose name servers are slow could turn a refusal into a delay.
+pub struct Inquiry {
+    walker: Walker,
+    claims: Claims,
+    /// At least one.
+    authors: Vec<Inquired>,
+    time: Duration,
+    /// What asking has taken so far.
+    pub(super) spent: Duration,
+}
+
+enum Inquired {
+    /// Nothing that is verified can change it.
+    Concluded(Dmarc),
+    Published(Published),
+}
+
+struct Published {
+    author: String,
+    policy_domain: String,
+    record: Record,
+    /// The error is why nobody can say which of them it is.
+    policy: Walked<Policy>,
+    organization: Organization,
+}
+
+/// The organizational domain of an author (§4.10.2).
+enum Organization {
+    Known(String),
+    /// It is at or below `highest`, and nobody can say where.
+    Unknown {
+        highest: String,
+        reason: String,
+    },
+    /// No claim could align by it.
+    NotNeeded,
+}
+
+/// Asks DNS of the authors' domains, within that time.
+pub async fn inquire(resolver: &Resolver, header: &Header, claims: Claims, time: Duration) -> Inquiry {
+    let start = Instant::now();
+    let mut walker = Walker::new(resolver);
+    let mut inquired = Vec::new();
+    match author::domains(header) {
+        Err(fault) => inquired.push(Inquired::Concluded(concluded(Outcome::Permerror, "", &fault))),
+        Ok(authors) => {
+            let end = start + time;
+            for author in &authors {
+                let found = timeout_at(end, walker.inquire(author.as_str(), &claims)).await;
+                let found = found.unwrap_or_else(|_| Err(format!("DNS has not answered within {} s", time.as_secs())));
+                let unknown =
+                    |reason: String| Inquired::Concluded(concluded(Outcome::Temperror, author.as_str(), &reason));
+                inquired.push(found.unwrap_or_else(unknown));
+            }
+        }
+    }
+    Inquiry { walker, claims, authors: inquired, time, spent: start.elapsed() }
+}
+
+impl Inquiry {
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// The result may depend on what SPF says of this domain.
+    pub fn depends_on_spf(&self, domain: &str) -> bool {
+        self.published().any(|published| published.may_align(domain, published.record.strict_spf))
+    }
+
+    /// The result may depend on this domain's signatures.
+    pub fn depends_on_dkim(&self, domain: &str) -> bool {
+        self.published().any(|published| published.may_align(domain, published.record.strict_dkim))
+    }
+
+    fn published(&self) -> impl Iterator<Item = &Published> {
+        self.authors.iter().filter_map(|author| match author {
+            Inquired::Published(published) => Some(published),
+            Inquired::Concluded(_) => None,
+        })
+    }
+
+    /// From what was verified; at least what the result depends on. `spf` is the check of the reverse-path.
+    pub async fn conclude(self, spf: Option<&Spf>, signatures: &[Signature]) -> Dmarc {
+        let Self { mut walker, claims, authors, time, .. } = self;
+        let end = Instant::now() + time;
+        let verified = Verified { spf, signatures, claims: &claims };
         let mut worst: Option<Dmarc> = None;
-        for author in &authors {
-            let found = walker.evaluate(author, spf, signatures).await;
-            let found = found.unwrap_or_else(|reason| concluded(Outcome::Temperror, author.as_str(), &reason));
+        for author in authors {
+            let found = match author {
+                Inquired::Concluded(dmarc) => dmarc,
+                Inquired::Published(published) => {
+                    let late = || format!("DNS has not answered within {} s", time.as_secs());
+                    let decided = timeout_at(end, walker.evaluate(&published, &verified)).await;
+                    decided.unwrap_or_else(|_| concluded(Outcome::Temperror, &published.author, &late()))
+                }
+            };
             if worst.as_ref().is_none_or(|worst| severity(&found) > severity(worst)) {
                 worst = Some(found);
             }
         }
-        worst
-    };
-    let first = authors.first().map_or("", Domain::as_str);
-    let late = || concluded(Outcome::Temperror, first, &format!("DNS has not answered within {} s", time.as_secs()));
-    timeout(time, evaluate).await.ok().flatten().unwrap_or_else(late)
+        worst.unwrap_or_else(|| concluded(Outcome::Permerror, "", "the mail has no author"))
+    }
 }
 
-/// Records found on the way from a name to the root, the longest name first.
-type Walk = Vec<(String, Record)>;
-
-struct Walker<'a> {
-    resolver: &'a Resolver,
-    /// By the name where they started.
-    walks: HashMap<String, Walk>,
+impl Published {
+    /// Whether a claim of that domain could stand behind the author.
+    fn may_align(&self, domain: &str, strict: bool) -> bool {
+        let Some(domain) = normal(domain) else { return false };
+        if domain == self.author || strict {
+            return domain == self.author;
+        }
+        match &self.organization {
+            Organization::Known(organization) => is_within(&domain, organization),
+            Organization::Unknown { highest, .. } => is_within(&domain, highest),
+            Organization::NotNeeded => false,
+        }
+    }
 }
 
-/// The error is why nobody can say.
-type Walked<T> = Result<T, String>;
+struct Verified<'a> {
+    spf: Option<&'a Spf>,
+    signatures: &'a [Signature],
+    claims: &'a Claims,
+}
 
-impl Walker<'_> {
-    async fn evaluate(&mut self, author: &Domain, spf: &Spf, signatures: &[Signature]) -> Walked<Dmarc> {
-        let author = author.as_str();
-        let walk = self.walk(author).await?;
-        let organization = organizational_domain(&walk, author);
+impl Verified<'_> {
+    /// Those that stand behind the mail or may turn out to: by SPF or not, the domain, whether it has passed, why not.
+    fn identifiers(&self) -> impl Iterator<Item = (bool, &str, bool, String)> {
+        let counts = |outcome| matches!(outcome, Outcome::Pass | Outcome::Temperror);
+        let spf = self.spf.filter(|spf| counts(spf.outcome));
+        let spf = spf.map(|spf| (true, &*spf.domain, spf.outcome == Outcome::Pass, format!("SPF: {}", spf.reason)));
+        let signatures = self.signatures.iter().filter(move |signature| counts(signature.outcome));
+        let dkim = signatures.map(|signature| {
+            let reason = format!("DKIM: {}", signature.reason);
+            (false, &*signature.domain, signature.outcome == Outcome::Pass, reason)
+        });
+        spf.into_iter().chain(dkim)
+    }
+}
+
+impl Walker {
+    async fn inquire(&mut self, author: &str, claims: &Claims) -> Walked<Inquired> {
+        // §4.10.1: the author's own record decides alone what its owner asks for. What is above it is needed only to align
+        // what is not the author's domain itself (§4.10.2: no walk where all are the same, or alignment is strict).
+        let own = self.record_at(author).await?;
+        let psd = own.as_ref().is_some_and(|record| record.psd != Psd::Unknown);
+        if let Some(record) = own.clone().filter(|record| psd || !needs_walk(author, claims, record)) {
+            // §4.10: `psd` ends the walk; one that starts there has found its organizational domain.
+            let organization = if psd { Organization::Known(author.to_owned()) } else { Organization::NotNeeded };
+            return Ok(publish(author, author, record.policy.map(Ok), record, organization));
+        }
+        let has_own = own.is_some();
+        let walk = self.walk_up(author, own).await?;
+        let organization = organizational_domain(&walk.found, author);
         // §4.10.1: the author's own record, else that of the organization, else that of the public suffix.
-        let own = walk.iter().find(|(name, _)| name == author);
-        let found = own.or_else(|| walk.iter().find(|(name, _)| *name == organization)).or_else(|| walk.last());
-        let Some((name, record)) = found else {
-            return Ok(concluded(Outcome::None, author, "the domain publishes no DMARC record"));
+        let at = |name: &str| walk.found.iter().find(|(known, _)| *known == name);
+        let Some((name, record)) = at(author).or_else(|| at(&organization)).or_else(|| walk.found.last()) else {
+            return Ok(Inquired::Concluded(concluded(Outcome::None, author, "the domain publishes no DMARC record")));
         };
-        let Some(policy) = self.policy(author, own.is_some(), record).await? else {
-            return Ok(concluded(Outcome::None, author, "the DMARC record has no policy"));
+        let policy = self.policy(author, has_own, record).await;
+        // Somewhere on the way nobody could say. That matters for those names alone that could be of this organization if
+        // the record not seen were its own.
+        let organization = match walk.gaps.first() {
+            None => Organization::Known(organization),
+            Some((_, reason)) => {
+                let names = walk.gaps.iter().map(|(name, _)| name).chain([&organization]);
+                let highest = names.min_by_key(|name| name.split('.').count()).cloned().unwrap_or_default();
+                Organization::Unknown { highest, reason: reason.clone() }
+            }
         };
-        let mut dmarc = concluded(Outcome::Fail, author, "");
-        (dmarc.policy_domain, dmarc.policy) = (name.clone(), if record.testing { lessened(policy) } else { policy });
+        Ok(publish(author, name, policy, record.clone(), organization))
+    }
 
+    async fn evaluate(&mut self, published: &Published, verified: &Verified<'_>) -> Dmarc {
+        let Published { author, policy_domain, record, policy, .. } = published;
+        let mut dmarc = concluded(Outcome::Fail, author, "");
+        dmarc.policy_domain.clone_from(policy_domain);
         let mut undecided = None;
-        if matches!(spf.outcome, Outcome::Pass | Outcome::Temperror) {
-            match self.is_aligned(&spf.domain, author, &organization, record.strict_spf).await {
-                Ok(true) if spf.outcome == Outcome::Pass => dmarc.spf_aligned = true,
-                Ok(true) => undecided = Some(format!("SPF: {}", spf.reason)),
-                Ok(false) => {}
-                Err(reason) => undecided = Some(reason),
+        // What is the author's domain itself first: where it decides, nothing is waited for (§4.10.2).
+        for itself in [true, false] {
+            for (is_spf, domain, passed, reason) in verified.identifiers() {
+                let known = if is_spf { &mut dmarc.spf_aligned } else { &mut dmarc.dkim_aligned };
+                if *known || (normal(domain).as_deref() == Some(author)) != itself {
+                    continue;
+                }
+                let strict = if is_spf { record.strict_spf } else { record.strict_dkim };
+                let aligned = match itself {
+                    true => Ok(true),
+                    false if strict => Ok(false),
+                    false => self.is_aligned(domain, published).await,
+                };
+                match aligned {
+                    Ok(true) if passed => *known = true,
+                    // §5.3.6: it might have passed.
+                    Ok(true) => undecided = Some(reason),
+                    Ok(false) => {}
+                    Err(reason) => undecided = Some(reason),
+                }
+            }
+            if dmarc.spf_aligned || dmarc.dkim_aligned {
+                break;
             }
         }
-        for signature in signatures {
-            if dmarc.dkim_aligned || !matches!(signature.outcome, Outcome::Pass | Outcome::Temperror) {
-                continue;
-            }
-            match self.is_aligned(&signature.domain, author, &organization, record.strict_dkim).await {
-                Ok(true) if signature.outcome == Outcome::Pass => dmarc.dkim_aligned = true,
-                Ok(true) => undecided = Some(format!("DKIM: {}", signature.reason)),
-                Ok(false) => {}
-                Err(reason) => undecided = Some(reason),
-            }
+        let decided = dmarc.spf_aligned || dmarc.dkim_aligned;
+        match policy {
+            Ok(policy) => dmarc.policy = if record.testing { lessened(*policy) } else { *policy },
+            Err(reason) if !decided => return concluded(Outcome::Temperror, author, reason),
+            Err(_) => {}
         }
         (dmarc.outcome, dmarc.reason) = match undecided {
-            _ if dmarc.spf_aligned || dmarc.dkim_aligned => (Outcome::Pass, by_which(&dmarc).to_owned()),
-            // §5.3.6: it might have passed.
+            _ if decided => (Outcome::Pass, by_which(&dmarc).to_owned()),
             Some(reason) => (Outcome::Temperror, printable(&reason, 300)),
-            None => (Outcome::Fail, why_not(author, spf, signatures)),
+            None => (Outcome::Fail, why_not(author, verified)),
         };
-        Ok(dmarc)
+        dmarc
     }
 
     /// §4.7: `p`, or below the record's name `np` or `sp`. `None`: the record asks for nothing.
-    async fn policy(&self, author: &str, own: bool, record: &Record) -> Walked<Option<Policy>> {
-        let Some(policy) = record.policy else { return Ok(None) };
+    async fn policy(&self, author: &str, own: bool, record: &Record) -> Option<Walked<Policy>> {
+        let policy = record.policy?;
         if own {
-            return Ok(Some(policy));
+            return Some(Ok(policy));
         }
         let below = record.subdomain_policy.unwrap_or(policy);
         let absent = record.absent_policy.unwrap_or(below);
         if below == absent {
-            return Ok(Some(below));
+            return Some(Ok(below));
         }
-        match self.resolver.exists(author).await {
-            Ok(true) => Ok(Some(below)),
-            Ok(false) | Err(DnsError::NotFound | DnsError::BadName) => Ok(Some(absent)),
+        Some(match self.resolver.exists(author).await {
+            Ok(true) => Ok(below),
+            Ok(false) | Err(DnsError::NotFound | DnsError::BadName) => Ok(absent),
             Err(error) => Err(format!("{author}: {error}")),
-        }
-    }
-
-    /// §4.10.2.
-    async fn is_aligned(&mut self, identifier: &str, author: &str, organization: &str, strict: bool) -> Walked<bool> {
-        let identifier = match Domain::parse(identifier) {
-            Ok(identifier) => identifier.as_str().to_owned(),
-            Err(_) => return Ok(false),
-        };
-        if identifier == author {
-            return Ok(true);
-        }
-        // Only names at or below it can have that organizational domain.
-        if strict || !is_within(&identifier, organization) {
-            return Ok(false);
-        }
-        let walk = self.walk(&identifier).await?;
-        Ok(organizational_domain(&walk, &identifier) == organization)
-    }
-
-    /// §4.10, the tree walk.
-    async fn walk(&mut self, start: &str) -> Walked<Walk> {
-        if let Some(walk) = self.walks.get(start) {
-            return Ok(walk.clone());
-        }
-        let mut walk = Walk::new();
-        let mut name = start;
-        loop {
-            if let Some(record) = self.record_at(name).await? {
-                let stop = record.psd != Psd::Unknown;
-                walk.push((name.to_owned(), record));
-                if stop {
-                    break;
-                }
-            }
-            match parent(name) {
-                Some(parent) => name = parent,
-                None => break,
-            }
-        }
-        self.walks.insert(start.to_owned(), walk.clone());
-        Ok(walk)
-    }
-
-    /// §4.10: what is no DMARC record is discarded, and so are several.
-    async fn record_at(&self, name: &str) -> Walked<Option<Record>> {
-        let texts = match self.resolver.txt(&format!("_dmarc.{name}")).await {
-            Ok(texts) => texts,
-            Err(DnsError::NotFound | DnsError::BadName) => return Ok(None),
-            Err(error) => return Err(format!("_dmarc.{name}: {error}")),
-        };
-        let mut records = texts.iter().filter(|text| record::is_dmarc(text));
-        Ok(match (records.next(), records.next()) {
-            (Some(text), None) => Some(Record::parse(text)),
-            _ => None,
         })
+    }
+
+    /// §4.10.2, of a domain that is not the author's own.
+    async fn is_aligned(&mut self, identifier: &str, published: &Published) -> Walked<bool> {
+        let Some(identifier) = normal(identifier) else { return Ok(false) };
+        // Only names at or below it can have that organizational domain.
+        let organization = match &published.organization {
+            Organization::Known(organization) if is_within(&identifier, organization) => organization,
+            Organization::Unknown { highest, reason } if is_within(&identifier, highest) => return Err(reason.clone()),
+            _ => return Ok(false),
+        };
+        let walk = self.walk(&identifier).await?;
+        match walk.gaps.first() {
+            Some((_, reason)) => Err(reason.clone()),
+            None => Ok(organizational_domain(&walk.found, &identifier) == *organization),
+        }
     }
 }
 
@@ -222,51 +327,50 @@ fn by_which(dmarc: &Dmarc) -> &'static str {
     }
 }
 
-fn why_not(author: &str, spf: &Spf, signatures: &[Signature]) -> String {
-    let spf = match spf.outcome {
-        Outcome::Pass => format!("SPF passed for {}", spf.domain),
-        other => format!("SPF gave {}", other.name()),
+fn why_not(author: &str, verified: &Verified<'_>) -> String {
+    let Verified { spf, signatures, claims } = verified;
+    let spf = match spf {
+        Some(Spf { outcome: Outcome::Pass, domain, .. }) => format!("SPF passed for {domain}"),
+        Some(Spf { outcome, .. }) => format!("SPF gave {}", outcome.name()),
+        None if claims.spf.is_empty() => "there is no domain for SPF".to_owned(),
+        None => format!("SPF is that of {}", claims.spf),
     };
     let passed = signatures.iter().find(|signature| signature.outcome == Outcome::Pass);
-    let dkim = match (passed, signatures.first()) {
-        (Some(signature), _) => format!("it is signed by {}", signature.domain),
-        (None, Some(signature)) => format!("its signature gave {}", signature.outcome.name()),
-        (None, None) => "it is not signed".to_owned(),
+    let dkim = match (passed, signatures.first(), claims.dkim.first()) {
+        (Some(signature), ..) => format!("it is signed by {}", signature.domain),
+        (None, Some(signature), _) => format!("its signature gave {}", signature.outcome.name()),
+        (None, None, Some(domain)) => format!("its signature is that of {domain}"),
+        (None, None, None) => "it is not signed".to_owned(),
     };
     printable(&format!("not by {author}: {spf}, {dkim}"), 300)
 }
 
-/// The next name of a walk. `None` at a top level.
-fn parent(name: &str) -> Option<&str> {
-    let labels = name.split('.').count();
-    let (_, mut rest) = name.split_once('.')?;
-    for _ in MAX_WALKED_LABELS..labels {
-        rest = rest.split_once('.').map_or(rest, |(_, rest)| rest);
-    }
-    Some(rest)
+/// Without a policy the record asks for nothing.
+fn publish(
+    author: &str,
+    name: &str,
+    policy: Option<Walked<Policy>>,
+    record: Record,
+    organization: Organization,
+) -> Inquired {
+    let Some(policy) = policy else {
+        return Inquired::Concluded(concluded(Outcome::None, author, "the DMARC record has no policy"));
+    };
+    let (author, policy_domain) = (author.to_owned(), name.to_owned());
+    Inquired::Published(Published { author, policy_domain, record, policy, organization })
 }
 
-/// §4.10.2, of a walk that started there.
-fn organizational_domain(walk: &Walk, start: &str) -> String {
-    for (name, record) in walk {
-        match record.psd {
-            Psd::No => return name.clone(),
-            Psd::Yes if name != start => return one_label_below(name, start).to_owned(),
-            _ => {}
-        }
-    }
-    walk.last().map_or_else(|| start.to_owned(), |(name, _)| name.clone())
+/// Some claim could align in the relaxed way, if the organization is as high as it can be.
+fn needs_walk(author: &str, claims: &Claims, record: &Record) -> bool {
+    let top = |name: &str| name.rsplit('.').next().map(str::to_owned);
+    let related = |domain: &str| normal(domain).is_some_and(|domain| domain != author && top(&domain) == top(author));
+    !record.strict_spf && related(&claims.spf)
+        || !record.strict_dkim && claims.dkim.iter().any(|domain| related(domain))
 }
 
-/// The name on the way from `start` to `suffix` that has one label more than `suffix`.
-fn one_label_below<'a>(suffix: &str, start: &'a str) -> &'a str {
-    let above = start.len().saturating_sub(suffix.len() + 1);
-    let from = start.get(..above).and_then(|labels| labels.rfind('.')).map_or(0, |dot| dot + 1);
-    start.get(from..).unwrap_or(start)
-}
-
-fn is_within(name: &str, domain: &str) -> bool {
-    name == domain || name.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'))
+/// As names are compared. `None`: no domain has this name.
+fn normal(domain: &str) -> Option<String> {
+    Domain::parse(domain).ok().map(|domain| domain.as_str().to_owned())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::pipeline::Directions;
 /// What a built-in plugin may do when its entry says nothing of `grants`: what it imports, and no more. It is the gateway's
 /// own code; but a smart host must be granted by name.
 pub const GRANTS: [(&str, &[&str]); 17] = [
-    ("access", &["tables"]),
+    ("access", &["metrics", "tables"]),
     ("antispam", &["metrics", "scan"]),
     ("antivirus", &["metrics", "scan"]),
     ("arc-seal", &["authentication", "metrics", "signing"]),
@@ -21,7 +21,7 @@ pub const GRANTS: [(&str, &[&str]); 17] = [
     ("limits", &["counters", "metrics", "tables"]),
     ("recipients", &["call-ahead", "metrics", "tables"]),
     ("routing", &["metrics", "tables"]),
-    ("sender-policy", &["dns"]),
+    ("sender-policy", &["dns", "metrics"]),
     ("spf", &["authentication", "metrics"]),
 ];
 

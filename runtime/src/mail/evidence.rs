@@ -129,6 +129,8 @@ pub struct Dmarc {
     pub policy_domain: String,
     /// What the owner asks to do with this mail where it fails: `p`, `sp` or `np`, lessened by `t=y`.
     pub policy: DmarcPolicy,
+    /// It was found to stand behind the author. Where the author's very domain does by one of both, what else might is not
+    /// looked for.
     pub spf_aligned: bool,
     pub dkim_aligned: bool,
     pub reason: String,

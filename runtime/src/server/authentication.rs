@@ -6,12 +6,14 @@ use std::task::Poll;
 
 use arc_swap::ArcSwap;
 
-use crate::authentication::{Settings, Source, Verifier};
+use crate::authentication::{DmarcInquiry, Settings, Source, Verifier};
 use crate::dns::Resolver;
 use crate::host::dns::Lookup;
 use crate::host::{Authenticator, Subject};
+use crate::mail::Message;
 use crate::mail::evidence::{ArcChain, Dmarc, Origin, Signature, Spf, SpfIdentity};
 use crate::metrics::Metrics;
+use crate::smtp::ReversePath;
 
 pub struct Authentication {
     verifier: ArcSwap<Verifier>,
@@ -108,12 +110,17 @@ impl Look {
                 mail.evidence.spf_helo.get_or_init(|| async { self.verifier.spf_helo(&source).await }).await
             }
             SpfIdentity::MailFrom => {
-                let path = mail.evidence.reverse_path.get().unwrap_or(&mail.envelope.reverse_path);
-                let check = || async { self.verifier.spf_mail_from(&source, path).await };
+                let check = || async { self.verifier.spf_mail_from(&source, self.reverse_path()).await };
                 mail.evidence.spf_mail_from.get_or_init(check).await
             }
         };
         Some(spf.clone())
+    }
+
+    /// As the client gave it.
+    fn reverse_path(&self) -> &ReversePath {
+        let mail = &self.subject.mail;
+        mail.evidence.reverse_path.get().unwrap_or(&mail.envelope.reverse_path)
     }
 
     async fn dkim(&self) -> Option<Arc<[Signature]>> {
@@ -129,15 +136,125 @@ impl Look {
         if let Some(known) = evidence.dmarc.get() {
             return Some(known.clone());
         }
-        let (spf, signatures) = tokio::join!(self.spf(SpfIdentity::MailFrom), self.dkim());
-        let (spf, signatures) = (spf?, signatures?);
-        let check = || async { self.verifier.dmarc(received, &spf, &signatures).await };
+        let (source, path) = (self.source().await?, self.reverse_path());
+        let check = || async {
+            let inquiry = self.verifier.dmarc_inquiry(received, &source, path).await;
+            let (spf, signatures) = tokio::join!(self.spf_for(&inquiry), self.dkim_for(&inquiry, received));
+            self.verifier.dmarc(inquiry, spf.as_ref(), &signatures).await
+        };
         Some(evidence.dmarc.get_or_init(check).await.clone())
+    }
+
+    /// What can't align is not waited for: a stranger's name servers don't decide when a mail is answered.
+    async fn spf_for(&self, inquiry: &DmarcInquiry) -> Option<Spf> {
+        let domain = &inquiry.claims().spf;
+        match self.subject.mail.evidence.spf_mail_from.get() {
+            None if inquiry.depends_on_spf(domain) => self.spf(SpfIdentity::MailFrom).await,
+            known => known.cloned(),
+        }
+    }
+
+    /// As [`spf_for`](Self::spf_for). Where all matter, they are verified once for all who ask.
+    async fn dkim_for(&self, inquiry: &DmarcInquiry, received: &Message) -> Arc<[Signature]> {
+        let evidence = &self.subject.mail.evidence;
+        let matters = |domain: &str| inquiry.depends_on_dkim(domain);
+        match evidence.dkim.get() {
+            Some(known) => known.clone(),
+            None if inquiry.claims().dkim.iter().all(|domain| matters(domain)) => self.dkim().await.unwrap_or_default(),
+            None => self.verifier.dkim_of(received, matters).await.into(),
+        }
     }
 
     async fn arc(&self) -> Option<ArcChain> {
         let evidence = &self.subject.mail.evidence;
         let received = evidence.received.get()?;
         Some(evidence.arc.get_or_init(|| async { self.verifier.arc(received).await }).await.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use hickory_resolver::proto::rr::RecordType;
+    use tokio::sync::OnceCell;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::dns;
+    use crate::dns::responder::{Answer, Responder, txt};
+    use crate::mail::evidence::{AuthOutcome, Evidence};
+    use crate::mail::{Body, Envelope, Header, Mail, MessageId};
+    use crate::pipeline::{Role, SessionFacts, SessionId};
+
+    fn subject(sender: &str, header: &str) -> Subject {
+        let evidence = Evidence::default();
+        let header = Header::parse(&Bytes::from(header.replace('\n', "\r\n")));
+        evidence.received.set(Message { header, body: Body::from_bytes(Bytes::from_static(b"x\r\n")) }).unwrap();
+        evidence.reverse_path.set(ReversePath(Some(sender.parse().unwrap()))).unwrap();
+        let mail = Mail {
+            id: MessageId::next(),
+            tenant: None,
+            envelope: Envelope::new(ReversePath::NULL),
+            message: None,
+            tags: Vec::new(),
+            route: None,
+            recipient_routes: Vec::new(),
+            signatures: Vec::new(),
+            evidence: Arc::new(evidence),
+        };
+        let session = SessionFacts {
+            id: SessionId::next(),
+            client: "192.0.2.7:40000".parse().unwrap(),
+            local: "192.0.2.1:25".parse().unwrap(),
+            listener: "mx".into(),
+            role: Role::Inbound,
+            client_name: Arc::new(OnceCell::new()),
+            concurrent: 1,
+            helo: None,
+            tls: None,
+            login: None,
+            trusted: false,
+        };
+        Subject { session: Arc::new(session), mail: Arc::new(mail) }
+    }
+
+    fn signature(domain: &str) -> String {
+        format!("DKIM-Signature: v=1; a=rsa-sha256; d={domain}; s=s; h=From; bh=YWJj; b=YWJj\n")
+    }
+
+    /// Name servers of a stranger that never answer must not turn a refusal into a delay; those of who might stand behind
+    /// the author may.
+    #[tokio::test]
+    async fn n1_dmarc_does_not_wait_for_what_can_not_align() {
+        let dns = Responder::start().await;
+        dns.set("_dmarc.strict.example", RecordType::TXT, Answer::Records(vec![txt(&["v=DMARC1; p=reject"])]));
+        for name in ["stranger.example", "s._domainkey.stranger.example", "slow.strict.example"] {
+            dns.set(name, RecordType::TXT, Answer::Silent);
+        }
+        let (never, metrics) = (Duration::from_secs(600), Arc::new(Metrics::new().unwrap()));
+        let patient = dns::Settings { timeout: never, attempts: 1, ..dns.settings() };
+        let resolver = Resolver::new(patient, metrics.clone()).unwrap();
+        let settings = Settings { dns_time: never, ..Settings::default() };
+        let authentication = Authentication::new(resolver, settings, metrics);
+        let (stranger, own) = (signature("stranger.example"), signature("strict.example"));
+        for (sender, signatures, reason) in [
+            ("joe@stranger.example", String::new(), "SPF is that of stranger.example, it is not signed"),
+            (
+                "joe@stranger.example",
+                stranger.clone(),
+                "SPF is that of stranger.example, its signature is that of stranger.example",
+            ),
+            // The one that could align is verified: there is no such key.
+            ("joe@strict.example", format!("{stranger}{own}"), "SPF gave none, its signature gave permerror"),
+        ] {
+            let subject = subject(sender, &format!("{signatures}From: boss@strict.example\n"));
+            let found = timeout(Duration::from_secs(30), authentication.dmarc(subject)).await.unwrap().unwrap();
+            assert_eq!(found.outcome, AuthOutcome::Fail, "{sender}: {found:?}");
+            assert!(found.reason.ends_with(reason), "{}", found.reason);
+        }
+        let waits = authentication.dmarc(subject("joe@slow.strict.example", "From: boss@strict.example\n"));
+        assert!(timeout(Duration::from_millis(200), waits).await.is_err(), "it might yet pass");
     }
 }

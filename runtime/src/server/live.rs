@@ -317,6 +317,9 @@ impl Live {
         let _told = self.parts.supervisor.reloading();
         let result = self.read_config_and_change().await.map_err(|refusal| refusal.to_string());
         let refused = result.as_ref().err().cloned();
+        if refused.is_some() {
+            self.parts.signer.announce(&self.in_force().settings);
+        }
         let (log, metrics) = (&self.parts.gateway.clerk.log, &self.parts.gateway.clerk.metrics);
         metrics.reloads.with_label_values(&[if refused.is_some() { "refused" } else { "ok" }]).inc();
         log.emit(match &refused {
@@ -336,6 +339,7 @@ impl Live {
         let before = self.in_force();
         let mut installed = before.installed.clone();
         let tolerated = broken_already(&before, None);
+        self.parts.signer.announce(&settings);
         let (effective, loaded) =
             self.ground(&before, None, Also::Nothing, tolerated).prepare(&settings, &installed).await?;
         let noted = note_versions(&mut installed, &effective, &loaded.changes, settings.installation.keep_versions);

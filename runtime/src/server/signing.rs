@@ -27,6 +27,8 @@ struct InForce {
 
 pub struct Signer {
     in_force: ArcSwap<InForce>,
+    /// Those that come with the config that is being tried.
+    coming: ArcSwap<Keyring>,
     /// Signing keeps a processor busy: no more at a time than there are.
     permits: Semaphore,
 }
@@ -35,7 +37,8 @@ impl Default for Signer {
     /// Without keys.
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { in_force: ArcSwap::default(), permits: Semaphore::new(processors) }
+        let (in_force, coming) = (ArcSwap::default(), ArcSwap::default());
+        Self { in_force, coming, permits: Semaphore::new(processors) }
     }
 }
 
@@ -48,6 +51,7 @@ impl Signer {
 
     /// The keys were read with the config, so nothing can fail here. One that can't be used now stays as it was.
     pub fn replace(&self, settings: &Settings, metrics: &Metrics) {
+        self.announce(settings);
         let signing = &settings.signing;
         let broken = i64::try_from(signing.keys.errors().len()).unwrap_or(i64::MAX);
         metrics.signing_keys_broken.set(broken);
@@ -60,6 +64,12 @@ impl Signer {
             },
             directory: settings.directory.clone(),
         }));
+    }
+
+    /// Before a config is tried: plugins are loaded before its keys are in force, and may ask whether those are there that
+    /// they need.
+    pub fn announce(&self, settings: &Settings) {
+        self.coming.store(settings.signing.keys.clone());
     }
 
     /// Carries out what was asked for; all of it, or the mail waits: it never leaves without a signature that it was to
@@ -107,8 +117,10 @@ impl Keys for Signer {
             Scope::Reseller(name) => tenant.is_some_and(|tenant| tenant.reseller.as_ref() == Some(name)),
             Scope::Tenant(name) => tenant.is_some_and(|tenant| tenant.name == *name),
         };
+        // Without a mail it is a plugin that is being loaded.
+        let coming = self.coming.load();
+        let keys = if mail.is_none() { &coming } else { &in_force.keys };
         // With those that can't be used: who asks for one of them waits, and who would ask for all must not leave with less.
-        let keys = &in_force.keys;
         let selectors: BTreeSet<_> = keys.selectors(domain).chain(keys.broken(domain)).collect();
         is_own.then(|| selectors.into_iter().map(|selector| selector.as_str().into()).collect())
     }
@@ -166,7 +178,9 @@ mod tests {
         let directory = Directory::new(tenants, Vec::new(), Vec::new()).unwrap();
         let signer = Signer::default();
         let policy = Policy { service_id: "mx.example.net".to_owned(), ..Policy::default() };
-        signer.in_force.store(Arc::new(InForce { keys: Arc::new(keys), policy, directory }));
+        let keys = Arc::new(keys);
+        signer.coming.store(keys.clone());
+        signer.in_force.store(Arc::new(InForce { keys, policy, directory }));
         signer
     }
 

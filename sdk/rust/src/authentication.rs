@@ -204,7 +204,7 @@ impl Action {
 pub struct ResultInfo(String);
 
 impl ResultInfo {
-    /// The method is a word of ours: `spf`, `dkim`, `dmarc`, `arc` (RFC 8601 §2.7).
+    /// The method is a word of ours: `spf`, `dkim`, `dmarc`, `arc`, `iprev` (RFC 8601 §2.7).
     pub fn new(method: &str, outcome: Outcome) -> Self {
         Self(format!("{method}={outcome}"))
     }

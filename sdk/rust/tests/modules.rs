@@ -8,7 +8,7 @@ use wit_component::{ComponentEncoder, DecodedWasm};
 
 /// Plugin, stages, capabilities beside config, log, message and session.
 const PLUGINS: [(&str, &[&str], &[&str]); 17] = [
-    ("access", &["connect", "mail-from", "rcpt"], &["tables"]),
+    ("access", &["connect", "mail-from", "rcpt"], &["metrics", "tables"]),
     ("antispam", &["data"], &["metrics", "scan"]),
     ("antivirus", &["data"], &["metrics", "scan"]),
     ("arc-seal", &["data", "deliver"], &["authentication", "metrics", "signing"]),
@@ -23,7 +23,7 @@ const PLUGINS: [(&str, &[&str], &[&str]); 17] = [
     ("limits", &["mail-from", "rcpt"], &["counters", "metrics", "tables"]),
     ("recipients", &["rcpt"], &["call-ahead", "metrics", "tables"]),
     ("routing", &["deliver"], &["metrics", "tables"]),
-    ("sender-policy", &["mail-from", "rcpt"], &["dns"]),
+    ("sender-policy", &["mail-from", "rcpt"], &["dns", "metrics"]),
     ("spf", &["data", "mail-from"], &["authentication", "metrics"]),
 ];
 

@@ -109,3 +109,28 @@ async fn n1_keys_that_nobody_can_give_are_temporary() {
     let found = check(&dns, &format!("{}From: a@a.example\n\nhello\n", set(1))).await;
     assert_eq!((found.outcome, found.sets, found.sealer.as_deref()), (Outcome::Temperror, 1, Some("a.example")));
 }
+
+/// Each set by a key of its own: no name server is asked for them.
+#[tokio::test]
+async fn n9_keys_beyond_the_twentieth_break_the_chain() {
+    let dns = Responder::start().await;
+    let mail = |sealers: usize| {
+        let set = |i: usize| {
+            let cv = if i == 1 { "none" } else { "pass" };
+            let domain = format!("d{}.example", i % sealers);
+            format!(
+                "ARC-Seal: i={i}; a=rsa-sha256; cv={cv}; d={domain}; s=s; b=YWJj\n\
+                 ARC-Message-Signature: i={i}; a=rsa-sha256; d={domain}; s=s; h=From; bh=YWJj; b=YWJj\n\
+                 ARC-Authentication-Results: i={i}; x.example; none\n"
+            )
+        };
+        let sets: String = (1..=40).rev().map(set).collect();
+        format!("{sets}From: a@b.example\n\nhello\n")
+    };
+    let asked = || (0..40).map(|n| dns.queries(&format!("s._domainkey.d{n}.example"), RecordType::TXT)).sum::<usize>();
+    let chain = check(&dns, &mail(21)).await;
+    assert_eq!((chain.outcome, chain.reason.as_str()), (Outcome::Fail, "the sets are by more than 20 keys"));
+    assert_eq!(asked(), 0);
+    let chain = check(&dns, &mail(20)).await;
+    assert_eq!((chain.outcome, chain.reason.as_str(), asked() > 0), (Outcome::Fail, "there is no such key", true));
+}

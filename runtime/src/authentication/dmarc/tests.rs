@@ -32,7 +32,14 @@ fn signature(outcome: Outcome, domain: &str) -> Signature {
 
 async fn ask(dns: &Responder, from: &str, spf: Spf, signatures: &[Signature]) -> Dmarc {
     let header = Header::parse(&Bytes::from(format!("From: {from}\r\n")));
-    check(&dns.resolver(), &header, &spf, signatures, Duration::from_secs(20)).await
+    let claims =
+        Claims { spf: spf.domain.clone(), dkim: signatures.iter().map(|signature| signature.domain.clone()).collect() };
+    let inquiry = inquire(&dns.resolver(), &header, claims, Duration::from_secs(20)).await;
+    // Only what it depends on: the rest can't matter.
+    let spf = Some(&spf).filter(|spf| inquiry.depends_on_spf(&spf.domain));
+    let depends = |signature: &&Signature| inquiry.depends_on_dkim(&signature.domain);
+    let signatures: Vec<Signature> = signatures.iter().filter(depends).cloned().collect();
+    inquiry.conclude(spf, &signatures).await
 }
 
 async fn without_any(dns: &Responder, from: &str) -> Dmarc {
@@ -157,4 +164,66 @@ async fn n1_what_nobody_can_say_is_temporary() {
         let found = ask(&dns, from, spf(Outcome::Pass, "example.org"), &[]).await;
         assert_eq!((found.outcome, found.policy), (Outcome::Temperror, Policy::None), "{from}: {found:?}");
     }
+}
+
+/// RFC 9989 §4.10.2: no walk where all are the same domain, or alignment is strict, or nothing could be related.
+#[tokio::test]
+async fn names_above_the_authors_own_record_are_asked_only_where_that_decides() {
+    let dns = Responder::start().await;
+    record(&dns, "_dmarc.mail.example.com", "v=DMARC1; p=reject");
+    record(&dns, "_dmarc.strict.example.com", "v=DMARC1; p=reject; aspf=s; adkim=s");
+    let asked = || dns.queries("_dmarc.example.com", RecordType::TXT) + dns.queries("_dmarc.com", RecordType::TXT);
+    for (from, spf_of, dkim_of, outcome) in [
+        ("a@mail.example.com", "mail.example.com", "mail.example.com", Outcome::Pass),
+        ("a@mail.example.com", "", "mail.example.com", Outcome::Pass),
+        ("a@mail.example.com", "stranger.example", "", Outcome::Fail),
+        ("a@strict.example.com", "x.strict.example.com", "example.com", Outcome::Fail),
+    ] {
+        let found = ask(&dns, from, spf(Outcome::Pass, spf_of), &[signature(Outcome::Pass, dkim_of)]).await;
+        assert_eq!((found.outcome, asked()), (outcome, 0), "{from} {spf_of} {dkim_of}: {found:?}");
+    }
+    let found = ask(&dns, "a@mail.example.com", spf(Outcome::Pass, "other.example.com"), &[]).await;
+    assert_eq!((found.outcome, asked()), (Outcome::Fail, 2));
+}
+
+/// The author's own record says what its owner asks for; a failure above it matters to those names alone that could be of
+/// the same organization.
+#[tokio::test]
+async fn n1_a_failure_above_the_authors_own_record() {
+    for answer in [Answer::Code(ResponseCode::ServFail), Answer::Silent] {
+        let dns = Responder::start().await;
+        record(&dns, "_dmarc.mail.example.com", "v=DMARC1; p=reject");
+        record(&dns, "_dmarc.n.example.com", "v=DMARC1; p=reject; psd=n");
+        dns.set("_dmarc.example.com", RecordType::TXT, answer.clone());
+        let (pass, none, temporary) = (Outcome::Pass, Outcome::None, Outcome::Temperror);
+        for (from, spf_of, dkim_of, outcome) in [
+            // Decided by the very domain.
+            ("a@mail.example.com", (pass, "mail.example.com"), (none, ""), pass),
+            ("a@mail.example.com", (pass, "other.example.com"), (pass, "mail.example.com"), pass),
+            ("a@mail.example.com", (temporary, "other.example.com"), (pass, "mail.example.com"), pass),
+            // Not of `example.com`, whatever that has.
+            ("a@mail.example.com", (pass, "stranger.com"), (none, ""), Outcome::Fail),
+            ("a@mail.example.com", (temporary, "stranger.com"), (temporary, "stranger.com"), Outcome::Fail),
+            // It may be of the same organization.
+            ("a@mail.example.com", (pass, "other.example.com"), (none, ""), temporary),
+            // It has said that it is an organization of its own.
+            ("a@n.example.com", (pass, "x.n.example.com"), (none, ""), pass),
+            ("a@n.example.com", (pass, "other.example.com"), (none, ""), Outcome::Fail),
+            // Without a record of its own there is no policy.
+            ("a@sub.example.com", (pass, "sub.example.com"), (none, ""), temporary),
+        ] {
+            let found = ask(&dns, from, spf(spf_of.0, spf_of.1), &[signature(dkim_of.0, dkim_of.1)]).await;
+            assert_eq!(found.outcome, outcome, "{answer:?} {from} {spf_of:?} {dkim_of:?}: {found:?}");
+        }
+    }
+}
+
+/// The policy is not needed where the mail passes.
+#[tokio::test]
+async fn n1_whether_the_author_exists_matters_only_where_the_mail_fails() {
+    let dns = Responder::start().await;
+    record(&dns, "_dmarc.np.example", "v=DMARC1; p=reject; np=none");
+    dns.set("x.np.example", RecordType::A, Answer::Code(ResponseCode::ServFail));
+    assert_eq!(ask(&dns, "a@x.np.example", spf(Outcome::Pass, "x.np.example"), &[]).await.outcome, Outcome::Pass);
+    assert_eq!(ask(&dns, "a@x.np.example", spf(Outcome::Fail, ""), &[]).await.outcome, Outcome::Temperror);
 }

@@ -16,6 +16,7 @@ use crate::server::live::{self, Refusal};
 use crate::server::names::Names;
 use crate::server::plugins::PluginError;
 use crate::server::setup;
+use crate::server::signing::Signer;
 
 /// Plugins that are found broken in one run.
 const MAX_BROKEN: usize = 20;
@@ -62,13 +63,12 @@ pub(in crate::cli) fn aside(
     metrics: Arc<Metrics>,
 ) -> Result<Host, HostError> {
     let names = Arc::new(Names(resolver));
-    let services = Services::new(
-        log,
-        metrics,
-        names,
-        host::counter::system_clock(),
-        Calendar::new(settings.server.time_zone.clone()),
-    );
+    let (clock, calendar) = (host::counter::system_clock(), Calendar::new(settings.server.time_zone.clone()));
+    // A plugin may look for keys when it is loaded.
+    let services = Services {
+        keys: Arc::new(Signer::new(settings, &metrics)),
+        ..Services::new(log, metrics, names, clock, calendar)
+    };
     let mut host_settings = setup::host(settings, compiler);
     host_settings.cache = host_settings.cache.filter(|cache| is_ours(cache.as_path()));
     Host::new(host_settings, services)
