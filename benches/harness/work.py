@@ -51,10 +51,16 @@ class Row:
     pss_mib: float
     rss_mib: float
     trouble: str = ""
+    #: Mails a second that were sent; `None`: as many as were taken.
+    offered: int | None = None
 
     @property
     def rate(self):
         return self.mails / self.seconds
+
+    @property
+    def work(self):
+        return f"{self.cell}, {self.offered} a second" if self.offered else f"{self.cell}, without a pause"
 
     @property
     def cpu_ms(self):
@@ -137,15 +143,16 @@ class Source:
         return self.status is not None
 
 
-def measure(cell, server, sink, mails, number):
-    """Sends the mails through a running server, or straight to the sink when `server` is None."""
+def measure(cell, server, sink, mails, number, command=None):
+    """Sends the mails through a running server, or straight to the sink when `server` is None; by smtp-source without a pause, or
+    by another command."""
     root, port, name = (server.pid, server.port, server.name) if server else (None, sink.port, "alone")
     target = sink.mails + mails
     cpu = processes.cpu_seconds(root) if root else 0.0
     sink_cpu, busy = processes.cpu_seconds(sink.process.pid), processes.machine_busy_seconds()
     own = _own_cpu()
     begun = time.monotonic()
-    source = Source(smtp_source(port, cell, mails))
+    source = Source(command or smtp_source(port, cell, mails))
     accepted = delivered = None
     while not (accepted and delivered):
         now = time.monotonic()
@@ -190,13 +197,19 @@ def _words(source):
     return source.process.stderr.read().decode(errors="replace").strip()[-300:] or f"exit code {source.status}"
 
 
+def load(program, port, sessions, size, mails=None, rate=None):
+    """The command of the timing client."""
+    command = [program, f"127.0.0.1:{port}", "--sessions", str(sessions), "--size", str(size)]
+    command += ["--mails", str(mails)] if mails else []
+    command += ["--rate", str(rate)] if rate else []
+    return command
+
+
 class Load:
     """The client that times replies, see load.rs. Without `mails` it goes on until it is stopped."""
 
     def __init__(self, program, port, sessions, size=4096, mails=None, rate=None):
-        command = [program, f"127.0.0.1:{port}", "--sessions", str(sessions), "--size", str(size)]
-        command += ["--mails", str(mails)] if mails else []
-        command += ["--rate", str(rate)] if rate else []
+        command = load(program, port, sessions, size, mails, rate)
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def stop(self):
