@@ -5,6 +5,7 @@ use std::path::Path;
 use postern_tests::dns::Dns;
 use postern_tests::scene::{NO_DNS, PATIENCE, Scene, head};
 use postern_tests::sink::Sink;
+use serde_json::Value;
 
 /// `more`: of the config. The destination `{sink}` has no mailboxes named `refuse` and `later`.
 async fn scene(directory: &Path, dns: &str, more: &str) -> Scene {
@@ -145,5 +146,37 @@ async fn r57_while_the_internal_dns_is_down_mail_waits() {
     assert!(send(&scene, &["anna@split.example"]).await[0].starts_with("250 "));
     scene.until(|events| events.iter().any(|event| event.to_string().contains("by the internal servers"))).await;
     scene.queue(1).await.unwrap();
+    scene.server.stop().await;
+}
+
+/// What it is for: the world finds the gateway, and the gateway the server behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r57_mail_is_delivered_to_the_server_that_only_the_internal_dns_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let (public, internal) = (Dns::start().await.unwrap(), Dns::start().await.unwrap());
+    public.address("mx.example.net", "127.0.0.3").address("inside.split.example", "127.0.0.9");
+    internal.address("inside.split.example", "127.0.0.1");
+    let tenants = [("equal", 10), ("better", 5)];
+    let mut config = String::new();
+    for (name, preference) in tenants {
+        let domain = format!("{name}.example");
+        public.mx(&domain, 10, "mx.example.net").mx(&domain, 20, "backup.example");
+        internal.mx(&domain, preference, "inside.split.example");
+        config += &format!(
+            "[[tenant]]\nname = \"{name}\"\ndomains = [\"{domain}\"]\ndestination = {{ mx = \"{domain}\" }}\n"
+        );
+    }
+    let dns = format!("{}\ninternal_servers = [\"{}\"]", public.setting(), internal.address);
+    // Ours is another address than that of the server inside.
+    let config = head(&dns).replace("127.0.0.1:0", "127.0.0.3:0") + &config + "[delivery]\nmx_port = {sink}\n";
+    let scene = Scene::set(&config, directory.path()).await.unwrap();
+    for (n, (name, _)) in tenants.into_iter().enumerate() {
+        let to = format!("anna@{name}.example");
+        assert!(send(&scene, &[&to]).await[0].starts_with("250 "));
+        assert_eq!(scene.taken("sink", n + 1).await[n].recipients, [to.as_str()]);
+        let inside = |event: &Value| event["to"] == to.as_str() && event.to_string().contains("inside.split.example");
+        scene.happened("delivered", inside).await;
+    }
+    scene.queue(0).await.unwrap();
     scene.server.stop().await;
 }
