@@ -13,6 +13,7 @@ use tokio::net::UdpSocket;
 struct Zone {
     records: HashMap<(String, RecordType), Vec<RData>>,
     failing: HashSet<String>,
+    silent: HashSet<String>,
 }
 
 /// Ends with the test's runtime.
@@ -102,6 +103,12 @@ impl Dns {
         self
     }
 
+    /// No answer to whatever is asked of the name.
+    pub fn silent(&self, name: &str) -> &Self {
+        self.lock().silent.insert(name.to_owned());
+        self
+    }
+
     fn add(&self, name: &str, kind: RecordType, data: RData) -> &Self {
         self.lock().records.entry((name.to_owned(), kind)).or_default().push(data);
         self
@@ -116,6 +123,9 @@ impl Dns {
         let question = query.queries.first()?.clone();
         let name = question.name().to_ascii().trim_end_matches('.').to_ascii_lowercase();
         let zone = self.lock();
+        if zone.silent.contains(&name) {
+            return None;
+        }
         let mut message = Message::response(query.metadata.id, query.metadata.op_code);
         message.metadata.recursion_desired = true;
         message.metadata.recursion_available = true;
