@@ -131,6 +131,89 @@ platform = ["access", {{ plugin = "{test}", exemptable = true }}]
     }
 }
 
+/// Of whose mail: the head's tenant is example.com's, `other` is example.net's, `third` is example.org's. DMARC is the
+/// platform's test, SPF each tenant's.
+const TENANTS: &str = r#"
+chain = ["example-access", { plugin = "example-spf", direction = "inbound" }]
+[[tenant]]
+name = "other"
+domains = ["example.net"]
+destination = { host = "127.0.0.1", port = {sink}, tls = "never" }
+chain = ["spf", "other-dmarc"]
+[[tenant]]
+name = "third"
+domains = ["example.org"]
+destination = { host = "127.0.0.1", port = {sink}, tls = "never" }
+chain = ["spf"]
+[[plugin]]
+name = "access"
+config = { rules = [{ name = "partner", action = "allow", ip = ["192.0.2.77"] }] }
+[[plugin]]
+name = "dmarc"
+config = { quarantine = "tag" }
+[[plugin]]
+name = "example-access"
+source = "builtin:access"
+scope = "tenant:example"
+config = { rules = [{ name = "boss", action = "allow", sender = ["boss@good.example"] }], exempt = { sender = ["dmarc"] } }
+[[plugin]]
+name = "example-spf"
+source = "builtin:spf"
+scope = "tenant:example"
+config = { fail = "tag" }
+[[plugin]]
+name = "other-dmarc"
+source = "builtin:dmarc"
+scope = "tenant:other"
+config = { quarantine = "reject" }
+[chain]
+platform = ["access", { plugin = "dmarc", direction = "inbound", exemptable = true }]
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r61_each_tenant_has_a_matrix_and_policies_of_its_own() {
+    const GOOD: &str = "192.0.2.1";
+    const WHITE: &str = "192.0.2.77";
+    const BAD: &str = "203.0.113.1";
+    const TAKEN: &str = "250 ";
+    const SPF: &str = "550 5.7.23 ";
+    const DMARC: &str = "550 5.7.1 Refused as ";
+    let (directory, dns) = (tempfile::tempdir().unwrap(), Dns::start().await.unwrap());
+    dns.txt("good.example", "v=spf1 ip4:192.0.2.0/24 -all").txt("strict.example", "v=spf1 ip4:192.0.2.1 -all");
+    dns.txt("_dmarc.strict.example", "v=DMARC1; p=reject").txt("_dmarc.soft.example", "v=DMARC1; p=quarantine");
+    let config = [head(&dns.setting()).as_str(), TENANTS].concat();
+    let scene = Scene::set(&config, directory.path()).await.unwrap();
+    let (ours, other, third) = ("a@example.com", "b@example.net", "c@example.org");
+    let mut count = 0;
+    for (client, sender, author, expected) in [
+        // Nothing to say against it.
+        (GOOD, "x@good.example", "x@good.example", [TAKEN, TAKEN, TAKEN]),
+        // The domain disowns it. SPF stands in no chain of the platform's, so that one tenant may only tag such mail.
+        (BAD, "x@good.example", "x@good.example", [TAKEN, SPF, SPF]),
+        // One tenant's own row spares its white sender what the table of R61 would not; another sender is not spared.
+        (GOOD, "boss@good.example", "boss@strict.example", [TAKEN, DMARC, DMARC]),
+        (GOOD, "x@good.example", "boss@strict.example", [DMARC, DMARC, DMARC]),
+        // The platform's white client is spared the platform's tests, for every tenant, and none of a tenant's own.
+        (WHITE, "x@good.example", "boss@strict.example", [TAKEN, DMARC, TAKEN]),
+        (WHITE, "x@strict.example", "x@strict.example", [TAKEN, SPF, SPF]),
+        // One tenant refuses what the platform only tags.
+        (GOOD, "x@good.example", "x@soft.example", [TAKEN, DMARC, TAKEN]),
+    ] {
+        let mail = format!("From: {author}\r\n\r\nx\r\n");
+        for (to, expected) in [ours, other, third].into_iter().zip(expected) {
+            let said = scene.send(client, sender, &[to], &mail).await;
+            assert!(said.starts_with(expected), "{client} {sender} {author} {to}: {said}");
+            count += usize::from(expected == TAKEN);
+        }
+    }
+    // So that no tenant's policy touches another's mail, a transaction has the recipients of one.
+    let said = scene.send(GOOD, "x@good.example", &[ours, other], "").await;
+    assert!(said.starts_with("452 4.5.3 "), "{said}");
+    scene.queue(0).await.unwrap();
+    assert_eq!(scene.sink("sink").unwrap().taken().len(), count);
+    scene.server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r62_rules_on_the_address_win_over_all_others() {
     let (directory, dns) = (tempfile::tempdir().unwrap(), Dns::start().await.unwrap());
