@@ -131,8 +131,8 @@ platform = ["access", {{ plugin = "{test}", exemptable = true }}]
     }
 }
 
-/// Of whose mail: the head's tenant is example.com's, `other` is example.net's, `third` is example.org's. DMARC is the
-/// platform's test, SPF each tenant's.
+/// Of whose mail: the head's tenant is example.com's, `other` is example.net's, `third` is example.org's, `open` is
+/// open.example's. DMARC is the platform's test, SPF each tenant's, of whom one has none and lifts DMARC for everybody.
 const TENANTS: &str = r#"
 chain = ["example-access", { plugin = "example-spf", direction = "inbound" }]
 [[tenant]]
@@ -145,6 +145,11 @@ name = "third"
 domains = ["example.org"]
 destination = { host = "127.0.0.1", port = {sink}, tls = "never" }
 chain = ["spf"]
+[[tenant]]
+name = "open"
+domains = ["open.example"]
+destination = { host = "127.0.0.1", port = {sink}, tls = "never" }
+chain = ["open-access"]
 [[plugin]]
 name = "access"
 config = { rules = [{ name = "partner", action = "allow", ip = ["192.0.2.77"] }] }
@@ -156,6 +161,11 @@ name = "example-access"
 source = "builtin:access"
 scope = "tenant:example"
 config = { rules = [{ name = "boss", action = "allow", sender = ["boss@good.example"] }], exempt = { sender = ["dmarc"] } }
+[[plugin]]
+name = "open-access"
+source = "builtin:access"
+scope = "tenant:open"
+config = { rules = [{ name = "all", action = "allow", ip = ["0.0.0.0/0", "::/0"] }], exempt = { network = ["dmarc"] } }
 [[plugin]]
 name = "example-spf"
 source = "builtin:spf"
@@ -183,31 +193,31 @@ async fn r61_each_tenant_has_a_matrix_and_policies_of_its_own() {
     dns.txt("_dmarc.strict.example", "v=DMARC1; p=reject").txt("_dmarc.soft.example", "v=DMARC1; p=quarantine");
     let config = [head(&dns.setting()).as_str(), TENANTS].concat();
     let scene = Scene::set(&config, directory.path()).await.unwrap();
-    let (ours, other, third) = ("a@example.com", "b@example.net", "c@example.org");
+    let recipients = ["a@example.com", "b@example.net", "c@example.org", "d@open.example"];
     let mut count = 0;
     for (client, sender, author, expected) in [
         // Nothing to say against it.
-        (GOOD, "x@good.example", "x@good.example", [TAKEN, TAKEN, TAKEN]),
+        (GOOD, "x@good.example", "x@good.example", [TAKEN, TAKEN, TAKEN, TAKEN]),
         // The domain disowns it. SPF stands in no chain of the platform's, so that one tenant may only tag such mail.
-        (BAD, "x@good.example", "x@good.example", [TAKEN, SPF, SPF]),
+        (BAD, "x@good.example", "x@good.example", [TAKEN, SPF, SPF, TAKEN]),
         // One tenant's own row spares its white sender what the table of R61 would not; another sender is not spared.
-        (GOOD, "boss@good.example", "boss@strict.example", [TAKEN, DMARC, DMARC]),
-        (GOOD, "x@good.example", "boss@strict.example", [DMARC, DMARC, DMARC]),
+        (GOOD, "boss@good.example", "boss@strict.example", [TAKEN, DMARC, DMARC, TAKEN]),
+        (GOOD, "x@good.example", "boss@strict.example", [DMARC, DMARC, DMARC, TAKEN]),
         // The platform's white client is spared the platform's tests, for every tenant, and none of a tenant's own.
-        (WHITE, "x@good.example", "boss@strict.example", [TAKEN, DMARC, TAKEN]),
-        (WHITE, "x@strict.example", "x@strict.example", [TAKEN, SPF, SPF]),
+        (WHITE, "x@good.example", "boss@strict.example", [TAKEN, DMARC, TAKEN, TAKEN]),
+        (WHITE, "x@strict.example", "x@strict.example", [TAKEN, SPF, SPF, TAKEN]),
         // One tenant refuses what the platform only tags.
-        (GOOD, "x@good.example", "x@soft.example", [TAKEN, DMARC, TAKEN]),
+        (GOOD, "x@good.example", "x@soft.example", [TAKEN, DMARC, TAKEN, TAKEN]),
     ] {
         let mail = format!("From: {author}\r\n\r\nx\r\n");
-        for (to, expected) in [ours, other, third].into_iter().zip(expected) {
+        for (to, expected) in recipients.into_iter().zip(expected) {
             let said = scene.send(client, sender, &[to], &mail).await;
             assert!(said.starts_with(expected), "{client} {sender} {author} {to}: {said}");
             count += usize::from(expected == TAKEN);
         }
     }
     // So that no tenant's policy touches another's mail, a transaction has the recipients of one.
-    let said = scene.send(GOOD, "x@good.example", &[ours, other], "").await;
+    let said = scene.send(GOOD, "x@good.example", &recipients, "").await;
     assert!(said.starts_with("452 4.5.3 "), "{said}");
     scene.queue(0).await.unwrap();
     assert_eq!(scene.sink("sink").unwrap().taken().len(), count);
