@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use postern_sdk::Role;
 use postern_sdk::counters;
-use postern_sdk::dns::{self, DnsError, Question, RecordType};
+use postern_sdk::dns::{self, Question, RecordType};
 use postern_sdk::metrics;
 use postern_sdk::prelude::*;
 
@@ -172,7 +172,7 @@ fn check_in_dns(name: &str) -> Option<Verdict> {
     let answers = dns::resolve_many(questions.into());
     if answers.iter().any(Result::is_ok) {
         None
-    } else if answers.contains(&Err(DnsError::Temporary)) {
+    } else if answers.iter().any(|answer| answer.as_ref().is_err_and(|error| error.is_temporary())) {
         Some(defer!("451 4.7.0", "Your HELO name can't be looked up now"))
     } else {
         Some(reject!("550 5.7.0", "Your HELO name is not in DNS"))

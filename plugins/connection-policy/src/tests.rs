@@ -165,6 +165,7 @@ fn r71_the_helo_name_is_in_dns() {
             .dns_mx("mx.example.org", 10, "four.example.org")
             .dns_txt("txt.example.org", "x")
             .dns_fails("down.example.org")
+            .dns_times_out("slow.example.org")
     };
     let absent = "reject 550 5.7.0 Your HELO name is not in DNS";
     for (name, verdict) in [
@@ -175,6 +176,7 @@ fn r71_the_helo_name_is_in_dns() {
         ("txt.example.org", absent),
         ("no.example.org", absent),
         ("down.example.org", "defer 451 4.7.0 Your HELO name can't be looked up now"),
+        ("slow.example.org", "defer 451 4.7.0 Your HELO name can't be looked up now"),
     ] {
         let gateway = zone(r#"{"require_helo_in_dns": true}"#);
         assert_eq!(mail_from(&gateway, &client().ehlo(name)), verdict, "{name}");

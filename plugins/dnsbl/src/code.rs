@@ -46,8 +46,8 @@ impl Codes {
         let addresses = match answer {
             Ok(Answer::Addresses(addresses)) => addresses,
             Err(DnsError::NotFound) => return Outcome::NotListed,
-            Err(DnsError::Temporary) => return Outcome::Timeout,
-            Ok(_) | Err(DnsError::BadName) => return Outcome::Error,
+            Err(DnsError::TimedOut) => return Outcome::Timeout,
+            Ok(_) | Err(DnsError::BadName | DnsError::Temporary) => return Outcome::Error,
         };
         let mut heaviest = Outcome::NotListed;
         for address in addresses {
@@ -242,7 +242,8 @@ mod tests {
         }
         let codes = Codes::default();
         assert_eq!(codes.read(1, &Err(DnsError::NotFound)), Outcome::NotListed);
-        assert_eq!(codes.read(1, &Err(DnsError::Temporary)), Outcome::Timeout);
+        assert_eq!(codes.read(1, &Err(DnsError::TimedOut)), Outcome::Timeout);
+        assert_eq!(codes.read(1, &Err(DnsError::Temporary)), Outcome::Error);
         assert_eq!(codes.read(1, &Err(DnsError::BadName)), Outcome::Error);
         assert_eq!(codes.read(1, &Ok(Answer::Names(vec!["a".into()]))), Outcome::Error);
     }

@@ -116,8 +116,8 @@ fn dnsbl_a_list_counts_once() {
 fn r33_listed_not_listed_errors_and_time_outs_are_counted_apart() {
     let gateway = gateway("")
         .dns_address(BY_ZEN, "127.255.255.254")
-        .dns_fails("99.2.0.192.old.test")
-        .dns_address("99.2.0.192.weighted.test", "198.51.100.1")
+        .dns_times_out("99.2.0.192.old.test")
+        .dns_fails("99.2.0.192.weighted.test")
         .dns_address("99.2.0.192.white.test", "127.0.0.2");
     let judged = mail_from(&gateway, &client());
     assert_eq!(judged.verdict, Verdict::Next, "no list's trouble stops mail");

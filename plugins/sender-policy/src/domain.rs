@@ -47,7 +47,7 @@ impl Standing {
             Self::NullMx
         } else if answers.iter().any(Result::is_ok) {
             Self::Exists
-        } else if answers.contains(&Err(DnsError::Temporary)) {
+        } else if answers.iter().any(|answer| answer.as_ref().is_err_and(|error| error.is_temporary())) {
             Self::Unknown
         } else {
             Self::Absent

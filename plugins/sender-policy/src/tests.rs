@@ -20,10 +20,11 @@ fn zone(config: &str) -> Gateway {
         .dns_mx("two.example", 0, ".")
         .dns_mx("two.example", 10, "mail.mx.example")
         .dns_fails("down.example")
+        .dns_times_out("slow.example")
 }
 
 /// What DNS has of each domain, and what follows.
-const SENDERS: [(&str, &str); 8] = [
+const SENDERS: [(&str, &str); 9] = [
     ("mx.example", "next"),
     ("four.example", "next"),
     ("six.example", "next"),
@@ -36,6 +37,7 @@ const SENDERS: [(&str, &str); 8] = [
     ),
     ("null.example", "reject 550 5.7.27 The sender's domain null.example takes no mail (null MX)"),
     ("down.example", "defer 451 4.4.3 The sender's domain down.example can't be looked up now"),
+    ("slow.example", "defer 451 4.4.3 The sender's domain slow.example can't be looked up now"),
 ];
 
 fn mail_from(gateway: &Gateway, client: &Client, sender: &str) -> String {

@@ -58,6 +58,7 @@ impl Names {
 
 fn plain(error: dns::DnsError) -> DnsError {
     match error {
+        error if error.is_timeout() => DnsError::TimedOut,
         dns::DnsError::NotFound => DnsError::NotFound,
         dns::DnsError::Temporary(_) => DnsError::Temporary,
         dns::DnsError::BadName => DnsError::BadName,

@@ -48,17 +48,27 @@ pub enum Answer {
 pub enum DnsError {
     /// NXDOMAIN, or no record of that type.
     NotFound,
-    /// No answer in time, SERVFAIL, REFUSED, …: ask again later.
+    /// SERVFAIL, REFUSED, …: ask again later.
     Temporary,
     /// Not a name that can be asked.
     BadName,
+    /// No answer in time: ask again later.
+    TimedOut,
+}
+
+impl DnsError {
+    /// Nobody could say: that may delay mail, and never refuse it.
+    pub const fn is_temporary(self) -> bool {
+        matches!(self, Self::Temporary | Self::TimedOut)
+    }
 }
 
 impl fmt::Display for DnsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotFound => "no such record",
-            Self::Temporary => "DNS gave no answer",
+            Self::Temporary => "DNS could not say",
+            Self::TimedOut => "DNS gave no answer in time",
             Self::BadName => "not a name that can be asked",
         })
     }
@@ -83,7 +93,7 @@ pub fn addresses(name: &str) -> Result<Vec<IpAddr>, DnsError> {
     for answer in answers {
         match answer {
             Ok(Answer::Addresses(addresses)) => found.extend(addresses),
-            Err(DnsError::Temporary) => error = DnsError::Temporary,
+            Err(failure) if failure.is_temporary() => error = failure,
             Err(DnsError::BadName) if error == DnsError::NotFound => error = DnsError::BadName,
             _ => {}
         }

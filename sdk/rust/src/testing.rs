@@ -118,9 +118,15 @@ impl Gateway {
         self
     }
 
-    /// No answer to any question for that name.
+    /// A server that fails, for any question for that name.
     pub fn dns_fails(self, name: &str) -> Self {
-        self.world.state().fail_name(name);
+        self.world.state().fail_name(name, DnsError::Temporary);
+        self
+    }
+
+    /// No answer to any question for that name.
+    pub fn dns_times_out(self, name: &str) -> Self {
+        self.world.state().fail_name(name, DnsError::TimedOut);
         self
     }
 

@@ -373,6 +373,7 @@ pub(crate) mod sys {
             Ok(wit::dns::Answer::Names(names)) => Ok(Answer::Names(names)),
             Err(wit::dns::DnsError::NotFound) => Err(DnsError::NotFound),
             Err(wit::dns::DnsError::Temporary) => Err(DnsError::Temporary),
+            Err(wit::dns::DnsError::TimedOut) => Err(DnsError::TimedOut),
             Err(wit::dns::DnsError::BadName) => Err(DnsError::BadName),
         }
     }

@@ -79,6 +79,8 @@ pub enum DnsError {
     NotFound,
     #[error("no answer for now")]
     Temporary,
+    #[error("no answer in time")]
+    TimedOut,
     #[error("not a name that can be asked")]
     BadName,
 }
@@ -123,10 +125,10 @@ impl Host for CallState {
 }
 
 impl Environment {
-    /// `Temporary` where there is no answer by then.
+    /// `TimedOut` where there is no answer by then.
     async fn resolve(&self, question: Question, end: Instant) -> Result<Answer, DnsError> {
         let answer = self.looked_up(self.services.names.resolve(question));
-        timeout_at(end, answer).await.unwrap_or(Err(DnsError::Temporary))
+        timeout_at(end, answer).await.unwrap_or(Err(DnsError::TimedOut))
     }
 
     /// Asks when it is this plugin's turn. The wait for that is part of the look-up, and whoever asks bounds both.
@@ -142,6 +144,7 @@ impl CallState {
             Ok(answer) => answer,
             Err(DnsError::NotFound) => return Ok(Err(guest::DnsError::NotFound)),
             Err(DnsError::Temporary) => return Ok(Err(guest::DnsError::Temporary)),
+            Err(DnsError::TimedOut) => return Ok(Err(guest::DnsError::TimedOut)),
             Err(DnsError::BadName) => return Ok(Err(guest::DnsError::BadName)),
         };
         let octets = match &answer {

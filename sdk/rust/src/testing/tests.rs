@@ -330,11 +330,13 @@ fn dns_answers_from_the_script() {
         .dns_mx("example.org", 10, "mail.example.org")
         .dns_txt("example.org", "v=spf1 -all")
         .dns_ptr("192.0.2.1", "mail.example.org")
-        .dns_fails("down.example");
+        .dns_fails("down.example")
+        .dns_times_out("slow.example");
     inside(&gateway, || {
         let addresses: Vec<IpAddr> = vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
         assert_eq!(dns::addresses("Mail.Example.org"), Ok(addresses));
         assert_eq!(dns::addresses("down.example"), Err(DnsError::Temporary));
+        assert_eq!(dns::addresses("slow.example"), Err(DnsError::TimedOut));
         assert_eq!(dns::addresses("other.example"), Err(DnsError::NotFound));
         assert_eq!(dns::addresses("a..b"), Err(DnsError::BadName));
         assert_eq!(dns::resolve("example.org", RecordType::A), Err(DnsError::NotFound));

@@ -32,7 +32,7 @@ pub(super) struct State {
     /// `None`: could not be read.
     pub(super) tables: HashMap<String, Option<Vec<(String, String)>>>,
     records: HashMap<Question, Answer>,
-    failing_names: BTreeSet<String>,
+    failing_names: BTreeMap<String, DnsError>,
     /// Milliseconds since 1970.
     pub(super) clock: u64,
     /// By key and seconds: which window, and its count.
@@ -74,7 +74,7 @@ impl Default for State {
             grants: BTreeSet::new(),
             tables: HashMap::new(),
             records: HashMap::new(),
-            failing_names: BTreeSet::new(),
+            failing_names: BTreeMap::new(),
             clock: START,
             counters: HashMap::new(),
             blocks: HashMap::new(),
@@ -156,8 +156,8 @@ impl State {
         }
     }
 
-    pub(super) fn fail_name(&mut self, name: &str) {
-        self.failing_names.insert(normal_name(name));
+    pub(super) fn fail_name(&mut self, name: &str, how: DnsError) {
+        self.failing_names.insert(normal_name(name), how);
     }
 
     pub(super) fn resolve(&self, question: Question) -> Result<Answer, DnsError> {
@@ -167,8 +167,8 @@ impl State {
         if !is_name && question.name.parse::<std::net::IpAddr>().is_err() {
             return Err(DnsError::BadName);
         }
-        if self.failing_names.contains(&question.name) {
-            return Err(DnsError::Temporary);
+        if let Some(how) = self.failing_names.get(&question.name) {
+            return Err(*how);
         }
         self.records.get(&question).cloned().map_or(UNKNOWN, Ok)
     }
