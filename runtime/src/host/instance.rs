@@ -19,10 +19,10 @@ type OfRecipient = (Resource<SessionHandle>, Resource<MessageHandle>, GuestRecip
 /// A function of one instance, its type checked.
 #[derive(Clone, Copy)]
 enum Function {
-    OfSession(TypedFunc<OfSession, (GuestVerdict,)>),
-    OfMessage(TypedFunc<OfMessage, (GuestVerdict,)>),
-    OfRecipient(TypedFunc<OfRecipient, (GuestVerdict,)>),
-    OfEvent(TypedFunc<(GuestEvent,), ()>),
+    Session(TypedFunc<OfSession, (GuestVerdict,)>),
+    Message(TypedFunc<OfMessage, (GuestVerdict,)>),
+    Recipient(TypedFunc<OfRecipient, (GuestVerdict,)>),
+    Event(TypedFunc<(GuestEvent,), ()>),
 }
 
 /// The functions of a component that may be called, found once when it is loaded.
@@ -102,10 +102,10 @@ impl Instance {
         let Some(index) = exports.at(stage) else { return Err(not_exported(stage)) };
         let store = &mut self.store;
         let found = match stage {
-            Stage::Connect | Stage::Helo => typed(instance, store, index).map(Function::OfSession),
-            Stage::MailFrom | Stage::Data | Stage::Deliver => typed(instance, store, index).map(Function::OfMessage),
-            Stage::Rcpt => typed(instance, store, index).map(Function::OfRecipient),
-            Stage::Event => typed(instance, store, index).map(Function::OfEvent),
+            Stage::Connect | Stage::Helo => typed(instance, store, index).map(Function::Session),
+            Stage::MailFrom | Stage::Data | Stage::Deliver => typed(instance, store, index).map(Function::Message),
+            Stage::Rcpt => typed(instance, store, index).map(Function::Recipient),
+            Stage::Event => typed(instance, store, index).map(Function::Event),
         };
         let found = found.map_err(|error| of_guest(&error, self.store.data(), Phase::Call))?;
         if let Some(place) = self.functions.get_mut(stage as usize) {
@@ -139,12 +139,12 @@ impl Instance {
         let session = || Resource::<SessionHandle>::new_borrow(0);
         let message = || Resource::<MessageHandle>::new_borrow(0);
         let (verdict,) = match (self.function(instance, exports, stage)?, recipient) {
-            (Function::OfSession(function), _) => self.call(function, (session(),)).await?,
-            (Function::OfMessage(function), _) => self.call(function, (session(), message())).await?,
-            (Function::OfRecipient(function), Some(recipient)) => {
+            (Function::Session(function), _) => self.call(function, (session(),)).await?,
+            (Function::Message(function), _) => self.call(function, (session(), message())).await?,
+            (Function::Recipient(function), Some(recipient)) => {
                 self.call(function, (session(), message(), recipient)).await?
             }
-            (Function::OfRecipient(_), None) | (Function::OfEvent(_), _) => return Err(not_exported(stage)),
+            (Function::Recipient(_), None) | (Function::Event(_), _) => return Err(not_exported(stage)),
         };
         Ok(verdict)
     }
@@ -158,7 +158,7 @@ impl Instance {
         self.store.data_mut().begin(None, Some(event.id));
         let instance = self.instantiate(pre).await?;
         match self.function(instance, exports, Stage::Event)? {
-            Function::OfEvent(function) => self.call(function, (abi::event(event),)).await,
+            Function::Event(function) => self.call(function, (abi::event(event),)).await,
             _ => Err(not_exported(Stage::Event)),
         }
     }
