@@ -120,17 +120,17 @@ impl Verifier {
         spf
     }
 
-    /// The signatures of the mail as it was received.
-    pub async fn dkim(&self, message: &Message) -> Vec<Signature> {
+    /// The signatures of the mail as it was received, of which those that [`dkim_of`](Self::dkim_of) gave are not verified again.
+    pub async fn dkim(&self, message: &Message, known: &[(usize, Signature)]) -> Vec<Signature> {
         let start = Instant::now();
-        let signatures = dkim::verify(&self.resolver, message, self.settings.dns_time).await;
+        let signatures = dkim::verify(&self.resolver, message, self.settings.dns_time, known).await;
         let unsigned = signatures.is_empty().then_some(Outcome::None);
         self.count("dkim", signatures.iter().map(|signature| signature.outcome).chain(unsigned), start);
         signatures
     }
 
-    /// Those of these domains alone. Not counted: it is a part of what [`dkim`](Self::dkim) would find out.
-    pub async fn dkim_of(&self, message: &Message, domains: impl Fn(&str) -> bool) -> Vec<Signature> {
+    /// Those of these domains alone, each with its place in the mail. Not counted: it is a part of what [`dkim`](Self::dkim) would find out.
+    pub async fn dkim_of(&self, message: &Message, domains: impl Fn(&str) -> bool) -> Vec<(usize, Signature)> {
         dkim::verify_some(&self.resolver, message, self.settings.dns_time, domains).await
     }
 

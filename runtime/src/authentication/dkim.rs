@@ -28,21 +28,30 @@ const BLOCKING_FROM: u64 = 64 * 1024;
 /// Characters of `b=` that tell signatures apart (RFC 6008 §4).
 const VALUE_PREFIX: usize = 12;
 
-/// All of the mail as it was received.
-pub async fn verify(resolver: &Resolver, message: &Message, time: Duration) -> Vec<Signature> {
-    let fields = message.header.named("DKIM-Signature").take(MAX_TOLD).collect();
-    verify_fields(resolver, message, fields, time).await
+/// All of the mail as it was received; those that are known already, by their place in the mail, are not verified again.
+pub async fn verify(
+    resolver: &Resolver,
+    message: &Message,
+    time: Duration,
+    known: &[(usize, Signature)],
+) -> Vec<Signature> {
+    let fields = message.header.named("DKIM-Signature").take(MAX_TOLD).enumerate();
+    let unknown = fields.filter(|(place, _)| known.iter().all(|(at, _)| at != place)).collect();
+    let mut all = verify_fields(resolver, message, unknown, time).await;
+    all.extend_from_slice(known);
+    all.sort_by_key(|(place, _)| *place);
+    all.into_iter().map(|(_, signature)| signature).collect()
 }
 
-/// Of the signatures that [`verify`] would verify those of these domains.
+/// Of the signatures that [`verify`] would verify those of these domains, each with its place in the mail.
 pub async fn verify_some(
     resolver: &Resolver,
     message: &Message,
     time: Duration,
     domains: impl Fn(&str) -> bool,
-) -> Vec<Signature> {
-    let first = message.header.named("DKIM-Signature").take(MAX_VERIFIED);
-    let fields = first.filter(|field| domains(&unverified(field).domain)).collect();
+) -> Vec<(usize, Signature)> {
+    let first = message.header.named("DKIM-Signature").take(MAX_VERIFIED).enumerate();
+    let fields = first.filter(|(_, field)| domains(&unverified(field).domain)).collect();
     verify_fields(resolver, message, fields, time).await
 }
 
@@ -51,12 +60,19 @@ pub fn claimed_domains(message: &Message) -> Vec<String> {
     message.header.named("DKIM-Signature").take(MAX_VERIFIED).map(|field| unverified(field).domain).collect()
 }
 
-async fn verify_fields(resolver: &Resolver, message: &Message, fields: Vec<&Field>, time: Duration) -> Vec<Signature> {
-    let mut told: Vec<Signature> = fields.iter().map(|field| unverified(field)).collect();
+/// Each field comes and goes with its place among the signatures of the mail.
+async fn verify_fields(
+    resolver: &Resolver,
+    message: &Message,
+    fields: Vec<(usize, &Field)>,
+    time: Duration,
+) -> Vec<(usize, Signature)> {
+    let places = fields.iter().map(|(place, _)| *place);
+    let mut told: Vec<Signature> = fields.iter().map(|(_, field)| unverified(field)).collect();
     let mut candidates = Vec::new();
     let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);
-    for (at, (field, signature)) in fields.iter().zip(&mut told).enumerate() {
-        if at >= MAX_VERIFIED {
+    for (at, ((place, field), signature)) in fields.iter().zip(&mut told).enumerate() {
+        if *place >= MAX_VERIFIED {
             conclude(signature, Outcome::Policy, format!("only the first {MAX_VERIFIED} signatures are verified"));
             continue;
         }
@@ -67,7 +83,7 @@ async fn verify_fields(resolver: &Resolver, message: &Message, fields: Vec<&Fiel
     }
     let keyed = with_keys(resolver, candidates, &mut told, time).await;
     if keyed.is_empty() {
-        return told;
+        return places.zip(told).collect();
     }
     let (header, body) = (message.header.clone(), message.body.clone());
     let verified = off_thread(message, move || verify_keyed(&header, &body, keyed)).await;
@@ -77,7 +93,7 @@ async fn verify_fields(resolver: &Resolver, message: &Message, fields: Vec<&Fiel
             conclude(signature, outcome, reason);
         }
     }
-    told
+    places.zip(told).collect()
 }
 
 /// Runs it, elsewhere where it may take long. A panic in it is nobody's result.

@@ -22,6 +22,8 @@ pub struct Evidence {
     pub spf_helo: OnceCell<Spf>,
     pub spf_mail_from: OnceCell<Spf>,
     pub dkim: OnceCell<Arc<[Signature]>>,
+    /// What DMARC has verified of them, each with its place in the mail.
+    pub dkim_aligning: OnceCell<Vec<(usize, Signature)>>,
     pub dmarc: OnceCell<Dmarc>,
     pub arc: OnceCell<ArcChain>,
     scans: Mutex<HashMap<Arc<str>, Arc<OnceCell<Scanned>>>>,

@@ -126,7 +126,8 @@ impl Look {
     async fn dkim(&self) -> Option<Arc<[Signature]>> {
         let evidence = &self.subject.mail.evidence;
         let received = evidence.received.get()?;
-        let verify = || async { self.verifier.dkim(received).await.into() };
+        let known = || evidence.dkim_aligning.get().map_or(&[][..], Vec::as_slice);
+        let verify = || async { self.verifier.dkim(received, known()).await.into() };
         Some(evidence.dkim.get_or_init(verify).await.clone())
     }
 
@@ -154,14 +155,18 @@ impl Look {
         }
     }
 
-    /// As [`spf_for`](Self::spf_for). Where all matter, they are verified once for all who ask.
+    /// As [`spf_for`](Self::spf_for). What is verified here, [`dkim`](Self::dkim) does not verify again.
     async fn dkim_for(&self, inquiry: &DmarcInquiry, received: &Message) -> Arc<[Signature]> {
         let evidence = &self.subject.mail.evidence;
         let matters = |domain: &str| inquiry.depends_on_dkim(domain);
         match evidence.dkim.get() {
             Some(known) => known.clone(),
             None if inquiry.claims().dkim.iter().all(|domain| matters(domain)) => self.dkim().await.unwrap_or_default(),
-            None => self.verifier.dkim_of(received, matters).await.into(),
+            None => {
+                let verify = || self.verifier.dkim_of(received, matters);
+                let verified = evidence.dkim_aligning.get_or_init(verify).await;
+                verified.iter().map(|(_, signature)| signature.clone()).collect()
+            }
         }
     }
 
@@ -177,6 +182,7 @@ mod tests {
     use std::time::Duration;
 
     use bytes::Bytes;
+    use hickory_resolver::proto::op::ResponseCode;
     use hickory_resolver::proto::rr::RecordType;
     use tokio::sync::OnceCell;
     use tokio::time::timeout;
@@ -256,5 +262,41 @@ mod tests {
         }
         let waits = authentication.dmarc(subject("joe@slow.strict.example", "From: boss@strict.example\n"));
         assert!(timeout(Duration::from_millis(200), waits).await.is_err(), "it might yet pass");
+    }
+
+    /// A failure of the name server is not cached, so each verification of such a signature, and each SPF check, asks anew.
+    #[tokio::test]
+    async fn each_signature_and_spf_is_verified_once_whoever_asks_first() {
+        let policy = || Answer::Records(vec![txt(&["v=DMARC1; p=reject"])]);
+        let keys = ["s._domainkey.stranger.example", "s._domainkey.own.example"];
+        for dmarc_first in [true, false] {
+            let dns = Responder::start().await;
+            dns.set("_dmarc.own.example", RecordType::TXT, policy());
+            for name in [keys[0], keys[1], "own.example"] {
+                dns.set(name, RecordType::TXT, Answer::Code(ResponseCode::ServFail));
+            }
+            let metrics = Arc::new(Metrics::new().unwrap());
+            let resolver = Resolver::new(dns::Settings { attempts: 1, ..dns.settings() }, metrics.clone()).unwrap();
+            let authentication = Authentication::new(resolver, Settings::default(), metrics);
+            let signatures = format!("{}{}", signature("stranger.example"), signature("own.example"));
+            let subject = subject("joe@own.example", &format!("{signatures}From: boss@own.example\n"));
+            let asked = || ["own.example", keys[1], keys[0]].map(|name| dns.queries(name, RecordType::TXT));
+            if dmarc_first {
+                authentication.dmarc(subject.clone()).await.unwrap();
+                let [spf, aligning, stranger] = asked();
+                assert!(spf > 0 && aligning > 0 && stranger == 0, "{spf} {aligning} {stranger}");
+            }
+            let told = authentication.dkim(subject.clone()).await.unwrap();
+            let told: Vec<_> = told.iter().map(|told| (told.domain.as_str(), told.outcome)).collect();
+            let temperror = AuthOutcome::Temperror;
+            assert_eq!(told, [("stranger.example", temperror), ("own.example", temperror)], "in their order");
+            authentication.spf(subject.clone(), SpfIdentity::MailFrom).await.unwrap();
+            let once = asked();
+            assert!(once[1] > 0 && once.iter().all(|count| *count == once[1]), "{once:?}");
+            authentication.dmarc(subject.clone()).await.unwrap();
+            authentication.dkim(subject.clone()).await.unwrap();
+            authentication.spf(subject, SpfIdentity::MailFrom).await.unwrap();
+            assert_eq!(asked(), once);
+        }
     }
 }

@@ -45,7 +45,7 @@ impl World {
 
     /// Of all signatures, topmost first, and of the ARC chain: the word for each.
     async fn verify(&self, message: &Message) -> (Vec<&'static str>, &'static str) {
-        let signatures = self.verifier.dkim(message).await;
+        let signatures = self.verifier.dkim(message, &[]).await;
         let words = signatures.iter().map(|signature| signature.outcome.name()).collect();
         (words, self.verifier.arc(message).await.outcome.name())
     }

@@ -49,7 +49,7 @@ impl Signer {
     }
 
     async fn verify(&self, mail: &str) -> Vec<Signature> {
-        verify(&self.dns.resolver(), &message(mail), Duration::from_secs(20)).await
+        verify(&self.dns.resolver(), &message(mail), Duration::from_secs(20), &[]).await
     }
 
     async fn outcome(&self, mail: &str) -> (Outcome, String) {
@@ -205,6 +205,8 @@ async fn n6_a_body_of_a_hundred_megabytes_stays_in_its_file() {
     }
     message.body = writer.finish().unwrap();
     assert!(message.body.as_file().is_some() && message.body.len() > 99 << 20);
-    let [ref signature] = verify(&signer.dns.resolver(), &message, Duration::from_secs(20)).await[..] else { panic!() };
+    let [ref signature] = verify(&signer.dns.resolver(), &message, Duration::from_secs(20), &[]).await[..] else {
+        panic!()
+    };
     assert_eq!(signature.outcome, Outcome::Policy, "{}", signature.reason);
 }
