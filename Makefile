@@ -55,6 +55,7 @@ lint: plugins
 	sh -n tests/js/run
 	sh -n runtime/packaging/install
 	sh -n tests/monitoring
+	sh -n tests/peers/debian.sh
 	sh -n tests/peers/install
 	sh -n tests/suites/install
 

@@ -215,7 +215,7 @@ class Milter:
 
 
 def by_opendkim():
-    """Nothing where there is no opendkim: on the PATH, or where tests/peers/install has unpacked it."""
+    """Nothing where there is no opendkim: on the PATH, or where tests/peers/debian.sh has unpacked it."""
     unpacked = PLACE.parent / "peers/opendkim"
     program = shutil.which("opendkim") or shutil.which(unpacked / "usr/sbin/opendkim")
     if program is None:
