@@ -73,6 +73,27 @@ def arc():
     return scenarios
 
 
+def arc_signing():
+    """Scenarios of signing: the key as numbers in hexadecimal, and the three fields expected, empty where there are none."""
+    from dkim.crypto import parse_pem_private_key
+
+    path = PLACE / "arc/arc-draft-sign-tests.yml"
+    if not path.exists():
+        return []
+    scenarios = []
+    for scenario in filter(None, yaml.safe_load_all(path.read_text())):
+        key = parse_pem_private_key(scenario["privatekey"].encode())
+        tests = {
+            name: {"message": test["message"], "time": test["t"], "signed": test["sig-headers"].split(":"),
+                   "service_id": test["srv-id"], "seal": test["AS"], "signature": test["AMS"], "results": test["AAR"]}
+            for name, test in scenario["tests"].items()
+        }
+        scenarios.append({"tests": tests, "records": scenario["txt-records"], "domain": scenario["domain"],
+                          "selector": scenario["sel"], "modulus": f"{key['modulus']:x}",
+                          "exponent": f"{key['privateExponent']:x}"})
+    return scenarios
+
+
 DATA = PLACE / "dkimpy-1.1.8/dkim/tests/data"
 
 MAIL = b"""\
@@ -304,5 +325,6 @@ def write(name, value):
 
 write("spf.json", spf())
 write("arc.json", arc())
+write("arc-signing.json", arc_signing())
 write("dkim.json", vectors() + by_dkimpy() + by_opendkim())
 write("pyspf.json", against_pyspf())

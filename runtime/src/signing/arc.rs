@@ -76,6 +76,19 @@ pub(super) fn set(
     policy: &Policy,
     now: u64,
 ) -> Result<Result<[Field; 3], Unsealed>, KeyError> {
+    // Not over `Authentication-Results`, which are removed on the way, nor over ARC's own fields (§4.1.2, §5.1.1).
+    set_over(signed_fields(header, &["DKIM-Signature"]), header, body_hash, by, policy, now)
+}
+
+/// `signed`: the names of the fields that the signature covers, and these fields in their canonical form.
+fn set_over(
+    signed: (Vec<&str>, Vec<u8>),
+    header: &Header,
+    body_hash: &str,
+    by: &Named<'_>,
+    policy: &Policy,
+    now: u64,
+) -> Result<Result<[Field; 3], Unsealed>, KeyError> {
     let chain = Chain::read(header);
     let found = own_results(header, &policy.service_id);
     let validation = match chain.judge(result_of(&found, "arc")) {
@@ -84,7 +97,7 @@ pub(super) fn set(
     };
     let instance = (chain.highest + 1).to_string();
     let results = results(&instance, &policy.service_id, &found);
-    let signature = signature(header, &instance, body_hash, by, policy.timestamp.then_some(now))?;
+    let signature = signature(signed, &instance, body_hash, by, policy.timestamp.then_some(now))?;
     let mut covered = Vec::new();
     // §5.1.2: over a broken chain nothing could be said but that it is broken.
     if validation == Validation::Pass {
@@ -113,16 +126,14 @@ fn results(instance: &str, service_id: &str, found: &[String]) -> Field {
         .unwrap_or_else(|_| Field::from_raw(format!("{RESULTS}: i={instance}; invalid; none\r\n").into()))
 }
 
-/// §4.1.2: as a DKIM signature, and over those that are there (§5.1.1). Not over `Authentication-Results`, which are
-/// removed on the way, nor over ARC's own fields.
+/// §4.1.2: as a DKIM signature.
 fn signature(
-    header: &Header,
+    (names, before): (Vec<&str>, Vec<u8>),
     instance: &str,
     body_hash: &str,
     by: &Named<'_>,
     time: Option<u64>,
 ) -> Result<Field, KeyError> {
-    let (names, before) = signed_fields(header, &["DKIM-Signature"]);
     Tags::new(SIGNATURE)
         .tag("i", instance)
         .tag("a", by.key.algorithm().name())
@@ -201,6 +212,9 @@ fn tag(field: &Field, name: &str) -> Option<String> {
         (key.trim() == name).then(|| value.trim().to_owned())
     })
 }
+
+#[cfg(test)]
+mod suite;
 
 #[cfg(test)]
 mod tests {

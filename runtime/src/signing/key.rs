@@ -64,6 +64,9 @@ pub struct Key(Pair);
 enum Pair {
     Rsa(Box<RsaKeyPair>),
     Ed25519(Ed25519KeyPair),
+    /// RSA of 1024 bits, with which `aws-lc-rs` does not sign: the key of the ARC suite.
+    #[cfg(test)]
+    Weak(Box<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>),
 }
 
 impl Key {
@@ -105,9 +108,16 @@ impl Key {
         }
     }
 
+    #[cfg(test)]
+    pub fn weak(sign: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self(Pair::Weak(Box::new(sign)))
+    }
+
     pub const fn algorithm(&self) -> Algorithm {
         match self.0 {
             Pair::Rsa(_) => Algorithm::Rsa,
+            #[cfg(test)]
+            Pair::Weak(_) => Algorithm::Rsa,
             Pair::Ed25519(_) => Algorithm::Ed25519,
         }
     }
@@ -116,6 +126,8 @@ impl Key {
         match &self.0 {
             Pair::Rsa(pair) => pair.public_modulus_len() * 8,
             Pair::Ed25519(_) => 256,
+            #[cfg(test)]
+            Pair::Weak(_) => 1024,
         }
     }
 
@@ -132,6 +144,8 @@ impl Key {
                 let signature = pair.try_sign(digest(&SHA256, data).as_ref()).map_err(|_| KeyError::Signature)?;
                 Ok(signature.as_ref().to_vec())
             }
+            #[cfg(test)]
+            Pair::Weak(sign) => Ok(sign(data)),
         }
     }
 
@@ -143,6 +157,8 @@ impl Key {
                 BASE64.encode(der.as_ref())
             }
             Pair::Ed25519(pair) => BASE64.encode(pair.public_key().as_ref()),
+            #[cfg(test)]
+            Pair::Weak(_) => return Err(KeyError::Length(1024)),
         };
         Ok(format!("v=DKIM1; k={}; p={public}", self.algorithm().key_type()))
     }
