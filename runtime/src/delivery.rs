@@ -75,6 +75,8 @@ pub struct Diagnosis {
     pub reply: Reply,
     /// The reply came from the next hop.
     pub remote: bool,
+    /// It is the reply to RCPT, and so about this recipient; others are about the mail or the sender.
+    pub of_recipient: bool,
     /// For a delivered one: the next hop does DSN, so it reports from here on (RFC 3461 §5.2.2).
     pub dsn_relayed: bool,
 }
@@ -82,12 +84,18 @@ pub struct Diagnosis {
 impl Diagnosis {
     /// Of our own.
     fn own(code: u16, status: Enhanced, text: impl Into<String>) -> Self {
-        Self { host: None, reply: Reply::new(code, Some(status), text), remote: false, dsn_relayed: false }
+        Self {
+            host: None,
+            reply: Reply::new(code, Some(status), text),
+            remote: false,
+            of_recipient: false,
+            dsn_relayed: false,
+        }
     }
 
     /// What the host has replied.
     fn of(host: &str, reply: Reply) -> Self {
-        Self { host: Some(host.to_owned()), reply, remote: true, dsn_relayed: false }
+        Self { host: Some(host.to_owned()), reply, remote: true, of_recipient: false, dsn_relayed: false }
     }
 
     #[must_use]

@@ -46,7 +46,7 @@ file = "events.jsonl"
 [[plugin]]
 name = "access"
 source = "builtin:access"
-grants = ["tables"]
+grants = ["metrics", "tables"]
 
 [[plugin]]
 name = "connection-policy"

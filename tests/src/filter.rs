@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use postern::mail::Recipient;
 use postern::pipeline::{
-    Answer, Call, Cause, Chain, Chains, Directions, Edit, Entry, Event, Exemption, Failure, Filter, Interest, Judged,
-    OnFailure, Scope, Series, Stage, Usage, Verdict,
+    Answer, Call, Cause, Chain, Chains, Direction, Directions, Edit, Entry, Event, Exemption, Failure, Filter,
+    Interest, Judged, OnFailure, Scope, Series, Stage, Usage, Verdict,
 };
 use postern::smtp::{Enhanced, Mailbox, Reply};
 
@@ -16,7 +16,7 @@ use postern::smtp::{Enhanced, Mailbox, Reply};
 ///
 /// Options: `name=N` (lines of one name and scope are one plugin), `scope=platform|tenant:N|reseller:N`, `exemptable`,
 /// `for=inbound|outbound`, `on_failure=defer|continue|reject|quarantine|disconnect`, `if=ADDRESS` (this recipient or
-/// sender only), `once`, `exempts=TEST`, `adds=ADDRESS` (a recipient).
+/// sender only), `wants=inbound|outbound` (it has no work at this stage of other mail), `once`, `exempts=TEST`, `adds=ADDRESS` (a recipient).
 /// Verdicts: `next`, `accept`, `discard`, `quarantine REASON`, `reject|defer|disconnect CODE [X.Y.Z] TEXT`, `fail CAUSE`.
 #[derive(Debug, Clone)]
 pub struct Line {
@@ -32,6 +32,7 @@ pub struct Line {
 struct Rule {
     stage: Stage,
     address: Option<Mailbox>,
+    wants: Directions,
     once: bool,
     says: Result<Answer, Failure>,
 }
@@ -47,7 +48,13 @@ impl Line {
             exemptable: false,
             directions: Directions::Both,
             on_failure: OnFailure::Defer,
-            rule: Rule { stage: Stage::Data, address: None, once: false, says: Ok(Answer::new(Verdict::Next)) },
+            rule: Rule {
+                stage: Stage::Data,
+                address: None,
+                wants: Directions::Both,
+                once: false,
+                says: Ok(Answer::new(Verdict::Next)),
+            },
         };
         let (mut exemptions, mut edits) = (Vec::new(), Vec::new());
         let mut words = text.split(' ');
@@ -61,6 +68,8 @@ impl Line {
                 ("for", "inbound") => line.directions = Directions::Inbound,
                 ("for", "outbound") => line.directions = Directions::Outbound,
                 ("on_failure", policy) => line.on_failure = parse_policy(policy)?,
+                ("wants", "inbound") => line.rule.wants = Directions::Inbound,
+                ("wants", "outbound") => line.rule.wants = Directions::Outbound,
                 ("if", address) => line.rule.address = Some(parse_mailbox(address)?),
                 ("exempts", test) => {
                     exemptions.push(Exemption { test: test.to_owned(), rule: "dialogue".to_owned() });
@@ -136,7 +145,11 @@ impl Scripted {
 
 impl Filter for Scripted {
     fn interest(&self) -> Interest {
-        Interest::both(self.rules.iter().map(|rule| rule.stage).collect())
+        let of = |direction| {
+            let wanted = self.rules.iter().filter(|rule| rule.wants.has(direction));
+            wanted.map(|rule| rule.stage).collect()
+        };
+        Interest { inbound: of(Direction::Inbound), outbound: of(Direction::Outbound) }
     }
 
     fn judge<'a>(&'a self, call: Call) -> Pin<Box<dyn Future<Output = Judged> + Send + 'a>> {

@@ -22,13 +22,16 @@ fn stands_behind(result: &[(String, String)], author: &str, policy_domain: &str)
         return false;
     }
     // A version may follow the name (§2.2).
-    let (property, exact) = match method.split('/').next().unwrap_or_default() {
-        "dmarc" => ("header.from", true),
-        "dkim" => ("header.d", false),
-        "spf" => ("smtp.mailfrom", false),
+    let (wanted, exact): (&[&str], _) = match method.split('/').next().unwrap_or_default() {
+        "dmarc" => (&["header.from"], true),
+        // Some give the identity alone, which is within the domain (RFC 6376 §3.5).
+        "dkim" => (&["header.d", "header.i"], false),
+        "spf" => (&["smtp.mailfrom"], false),
         _ => return false,
     };
-    let found = properties.iter().find(|(name, _)| name == property).map(|(_, value)| domain(value));
+    let value_of =
+        |property: &&str| properties.iter().find(|(name, _)| name == property).map(|(_, value)| domain(value));
+    let found = wanted.iter().find_map(value_of);
     found.is_some_and(|found| found == author || !exact && is_related(&found, author, policy_domain))
 }
 
@@ -132,6 +135,8 @@ mod tests {
             ("dmarc/1=pass header.from=mail.example.org.", true),
             ("none; dkim=fail header.d=x.example; dmarc=pass header.from=mail.example.org", true),
             ("dkim=pass header.i=@x header.b=abc= header.d=mail.example.org", true),
+            ("dkim=pass header.i=@mail.example.org header.s=s1", true),
+            ("dkim=pass header.i=@mail.example.org header.d=lists.example", false),
             ("dkim=pass header.d=news.mail.example.org", true),
             ("dkim=pass header.d=example.org", true),
             ("spf=pass (a (b) \\) ;c) smtp.mailfrom=joe@bounces.mail.example.org", true),

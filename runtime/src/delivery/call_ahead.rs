@@ -36,6 +36,8 @@ use crate::smtp::{Host, Mailbox, Reply, ReversePath};
 
 /// How long a destination that is down is not asked. Short: whoever waits for it comes back in minutes.
 const DOWN_FOR: Duration = Duration::from_secs(30);
+/// That a destination takes mail for somebody in a domain is believed for so long: it may begin to refuse whoever we are.
+const OPEN_FOR: Duration = Duration::from_secs(600);
 /// Recipients that are asked for at a time, in all; there are fewer sessions than that.
 const MAX_ASKED: usize = 4096;
 /// Destinations whose state is kept; they come from config.
@@ -189,18 +191,16 @@ impl CallAhead {
         &self,
         tenant: &Arc<str>,
         route: &Route,
-        heard: impl Iterator<Item = (&'a Mailbox, &'a Outcome)> + Clone,
+        heard: impl Iterator<Item = (&'a Mailbox, &'a Outcome)>,
     ) {
         if !self.is_used.load(Ordering::Relaxed) {
             return;
         }
-        // A reply to the data is that of all recipients, and of none of them alone.
-        let some_were_taken = heard.clone().any(|(_, outcome)| matches!(outcome, Outcome::Delivered(_)));
-        let is_alone = heard.clone().count() == 1;
         for (recipient, outcome) in heard {
             let presence = match outcome {
                 Outcome::Delivered(diagnosis) if diagnosis.remote => Presence::Exists,
-                Outcome::Failed(diagnosis) if diagnosis.remote && (some_were_taken || is_alone) => {
+                // A reply to MAIL or the data may speak of the sender in the same words.
+                Outcome::Failed(diagnosis) if diagnosis.remote && diagnosis.of_recipient => {
                     match Said::of(diagnosis.reply.clone()) {
                         Said::Unknown(reply) => Presence::Unknown(reply),
                         _ => continue,
@@ -225,8 +225,8 @@ impl CallAhead {
         let known = in_force.cache.get(key).or_else(|| {
             let (route, until) = self.memory.recall(key)?;
             let known = Known { presence: Presence::Exists, route, until };
-            in_force.cache.insert(key.clone(), known.clone());
-            Some(known)
+            // What was learned meanwhile is newer.
+            Some(in_force.cache.entry(key.clone()).or_insert(known).into_value())
         });
         known.filter(|known| known.route == *route)
     }
@@ -267,6 +267,9 @@ impl CallAhead {
             let presence = call_ahead.ask(&asked.key, &route).await;
             call_ahead.metrics.call_ahead_seconds.observe(start.elapsed().as_secs_f64());
             let presence = call_ahead.counted(presence, "destination");
+            if presence == Presence::Exists {
+                call_ahead.note_open(&asked.key, route.clone());
+            }
             call_ahead.learn(&asked.key, route, &presence);
             // Before it is said: who comes from now on finds it in the cache.
             drop(asked);
@@ -300,7 +303,7 @@ impl CallAhead {
         let Ok(postmaster) = Mailbox::parse(&format!("postmaster@{}", recipient.host)) else { return false };
         let (is_open, keep) = match self.ask_for(settings, route, &postmaster, deadline).await {
             // One that has a reason for this mailbox has looked at the mailbox.
-            Said::Exists | Said::Unknown(_) => (true, settings.keep_existing),
+            Said::Exists | Said::Unknown(_) => (true, OPEN_FOR),
             Said::Refused(_) => (false, DOWN_FOR),
             Said::Unavailable(_) => return false,
         };
@@ -339,6 +342,12 @@ impl CallAhead {
         }
     }
 
+    /// It has taken somebody, when it was asked as it will be asked again: what a delivery hears was said to another sender.
+    fn note_open(&self, (tenant, recipient): &Key, route: Route) {
+        let domain = (tenant.clone(), recipient.host.clone());
+        self.openness.insert(domain, Openness { is_open: true, route, until: Instant::now() + OPEN_FOR });
+    }
+
     fn learn(&self, key: &Key, route: Route, presence: &Presence) {
         let in_force = self.in_force.load();
         let settings = &in_force.settings;
@@ -349,8 +358,6 @@ impl CallAhead {
         };
         let until = Instant::now() + keep;
         if *presence == Presence::Exists {
-            let domain = (key.0.clone(), key.1.host.clone());
-            self.openness.insert(domain, Openness { is_open: true, route: route.clone(), until });
             self.memory.keep(key, &route, keep);
         } else {
             self.memory.forget(key);

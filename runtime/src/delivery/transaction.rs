@@ -307,9 +307,9 @@ impl Transaction<'_, '_> {
                     self.again.push(recipient);
                 }
                 let reply = if code == 552 { Reply::new(452, reply.enhanced(), reply.text()) } else { reply };
-                self.refuse(&[recipient], &reply);
+                self.refuse_recipient(recipient, reply);
             }
-            _ => self.refuse(&[recipient], &reply),
+            _ => self.refuse_recipient(recipient, reply),
         }
         Ok(())
     }
@@ -329,6 +329,13 @@ impl Transaction<'_, '_> {
         }
     }
 
+    /// RCPT was answered so.
+    fn refuse_recipient(&mut self, recipient: usize, reply: Reply) {
+        let diagnosis = Diagnosis { of_recipient: true, ..Diagnosis::of(&self.connection.host, reply) };
+        set(self.outcomes, recipient, Some(Outcome::refused(diagnosis)));
+    }
+
+    /// Some other command was, for all of them.
     fn refuse(&mut self, recipients: &[usize], reply: &Reply) {
         let outcome = Outcome::refused(Diagnosis::of(&self.connection.host, reply.clone()));
         for &recipient in recipients {

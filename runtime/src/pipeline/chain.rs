@@ -129,6 +129,15 @@ impl Entry {
     pub fn is_asked(&self, stage: Stage, direction: Direction) -> bool {
         self.directions.has(direction) && self.filter.interest().of(direction).has(stage)
     }
+
+    /// For which mail counts what it says there.
+    pub fn directions_at(&self, stage: Stage) -> Directions {
+        match [Direction::Inbound, Direction::Outbound].map(|direction| self.is_asked(stage, direction)) {
+            [true, false] => Directions::Inbound,
+            [false, true] => Directions::Outbound,
+            [true, true] | [false, false] => self.directions,
+        }
+    }
 }
 
 #[derive(Clone, Default)]

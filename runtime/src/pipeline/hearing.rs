@@ -245,7 +245,7 @@ impl Hearing {
                 layer.opinions.push(Opinion {
                     test: entry.name.clone(),
                     exemptable: entry.exemptable,
-                    directions: entry.directions,
+                    directions: entry.directions_at(stage),
                     verdict,
                 });
                 if ends {

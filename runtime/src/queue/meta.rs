@@ -267,7 +267,8 @@ mod tests {
     fn what_is_written_reads_back() {
         let mut state = State::new(1);
         let reply = Reply::new(550, Some(Enhanced::new(1, 1)), "who?");
-        let diagnosis = Diagnosis { host: Some("mx".to_owned()), reply, remote: true, dsn_relayed: false };
+        let diagnosis =
+            Diagnosis { host: Some("mx".to_owned()), reply, remote: true, of_recipient: false, dsn_relayed: false };
         state.recipients[0].last = Some(LastWord::new(&diagnosis, Timestamp::UNIX_EPOCH));
         let meta = encode(&accepted()).unwrap();
         assert_eq!(decode_both(&meta, Some(&encode(&state).unwrap())), Ok((accepted(), state)));

@@ -201,7 +201,7 @@ impl Queue {
     }
 
     async fn refuse_all(self: &Arc<Self>, turn: Turn, kept: Kept, outcome: fn(Diagnosis) -> Outcome, reply: Reply) {
-        let diagnosis = Diagnosis { host: None, reply, remote: false, dsn_relayed: false };
+        let diagnosis = Diagnosis { host: None, reply, remote: false, of_recipient: false, dsn_relayed: false };
         let outcomes = kept.state.pending().into_iter().map(|at| (at, outcome(diagnosis.clone()))).collect();
         self.settle(turn, kept, outcomes, Circumstances::default()).await;
     }

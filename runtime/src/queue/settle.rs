@@ -194,7 +194,7 @@ fn is_wanted(notify: Option<Notify>, action: Action, authenticated: bool) -> boo
 /// What is said of a recipient when no next hop has said anything.
 pub(super) fn nothing_said() -> Diagnosis {
     let reply = Reply::new(451, Some(Enhanced::new(4, 1)), "No answer from the next hop");
-    Diagnosis { host: None, reply, remote: false, dsn_relayed: false }
+    Diagnosis { host: None, reply, remote: false, of_recipient: false, dsn_relayed: false }
 }
 
 #[cfg(test)]

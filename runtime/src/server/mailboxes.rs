@@ -13,12 +13,12 @@ use crate::host::call_ahead::{CallAhead, Presence};
 use crate::host::dns::Lookup;
 use crate::mail::Mail;
 use crate::metrics::Metrics;
+use crate::pipeline::Scope;
 use crate::smtp::Mailbox;
 use crate::tenancy::Directory;
 
-/// Not the name of any scope or plugin.
-const SCOPE: &str = "gateway";
-const NAME: &str = "call-ahead";
+/// Under which name it is kept, of the tenant whose mailbox it is. No plugin can have it.
+const NAME: &str = "gateway/call-ahead";
 
 pub struct Mailboxes {
     delivery: Arc<Delivery>,
@@ -54,18 +54,19 @@ impl Mailboxes {
     }
 }
 
-/// In the store, and so in what outlasts a restart; bounded as a plugin's values are.
+/// In the store, and so in what outlasts a restart; bounded for each tenant, as a plugin's values are.
 fn memory(store: Arc<Store>) -> Memory {
+    let scope = |tenant: &str| Scope::Tenant(tenant.into()).to_string();
     let writer = store.clone();
     Memory {
-        read: Box::new(move |key| store.read(SCOPE, NAME, key)),
-        write: Box::new(move |key, value| match value {
+        read: Box::new(move |tenant, key| store.read(&scope(tenant), NAME, key)),
+        write: Box::new(move |tenant, key, value| match value {
             Some((value, keep)) => {
                 let seconds = u32::try_from(keep.as_secs()).unwrap_or(u32::MAX);
                 // What there is no room for is asked anew after a restart.
-                let _ = writer.write(SCOPE, NAME, key, value, seconds);
+                let _ = writer.write(&scope(tenant), NAME, key, value, seconds);
             }
-            None => writer.remove(SCOPE, NAME, key),
+            None => writer.remove(&scope(tenant), NAME, key),
         }),
     }
 }

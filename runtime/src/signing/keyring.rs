@@ -74,6 +74,8 @@ pub struct Keyring {
     keys: BTreeMap<Domain, BTreeMap<Selector, Arc<Key>>>,
     /// That are there and can't be used.
     broken: BTreeMap<Domain, BTreeSet<Selector>>,
+    /// Whose directory can't be read: which keys they have is not known.
+    unread: BTreeSet<Domain>,
     errors: Arc<[KeyringError]>,
 }
 
@@ -103,6 +105,12 @@ impl Keyring {
             return self;
         }
         let keyring = Arc::make_mut(&mut self);
+        for domain in &keyring.unread {
+            if let Some(keys) = before.keys.get(domain) {
+                keyring.keys.insert(domain.clone(), keys.clone());
+                keyring.broken.remove(domain);
+            }
+        }
         for (domain, selectors) in &mut keyring.broken {
             selectors.retain(|selector| match before.key(domain, selector) {
                 Some(key) => {
@@ -252,12 +260,12 @@ impl Reader {
         self.errors.extend(problem);
         let entries = match fs::read_dir(folder) {
             Ok(entries) => entries,
-            Err(error) => return self.note_broken(domain, None, failed(folder)(error)),
+            Err(error) => return self.note_unread(domain, failed(folder)(error)),
         };
         for entry in entries {
             let path = match entry {
                 Ok(entry) => entry.path(),
-                Err(error) => return self.note_broken(domain, None, failed(folder)(error)),
+                Err(error) => return self.note_unread(domain, failed(folder)(error)),
             };
             if is_hidden(&path) || path.extension().is_none_or(|extension| extension != EXTENSION) {
                 continue;
@@ -272,13 +280,19 @@ impl Reader {
                 }
                 // What is wrong is told of the directory.
                 Ok((selector, _)) => drop(self.keyring.broken.entry(domain.clone()).or_default().insert(selector)),
-                Err(error) => self.note_broken(domain, Some(&path), error),
+                Err(error) => self.note_broken(domain, &path, error),
             }
         }
     }
 
-    fn note_broken(&mut self, domain: &Domain, path: Option<&Path>, error: KeyringError) {
-        let name = path.and_then(|path| path.file_stem()?.to_str());
+    fn note_unread(&mut self, domain: &Domain, error: KeyringError) {
+        self.keyring.unread.insert(domain.clone());
+        self.keyring.broken.entry(domain.clone()).or_default().extend(Selector::parse(NAMELESS));
+        self.errors.push(error);
+    }
+
+    fn note_broken(&mut self, domain: &Domain, path: &Path, error: KeyringError) {
+        let name = path.file_stem().and_then(|stem| stem.to_str());
         let selector = name.and_then(|name| Selector::parse(name).ok()).or_else(|| Selector::parse(NAMELESS).ok());
         self.keyring.broken.entry(domain.clone()).or_default().extend(selector);
         self.errors.push(error);
@@ -479,6 +493,23 @@ mod tests {
         assert_eq!(record(&now), record(&before));
         assert_eq!(now.broken(&example).map(Selector::as_str).collect::<Vec<_>>(), ["new"]);
         assert!(now.key(&org, &selector("a")).is_none() && now.errors().len() == 2, "what is gone is gone");
+    }
+
+    #[test]
+    fn a_domain_whose_directory_can_not_be_read_has_the_keys_that_it_had() {
+        let place = tempfile::tempdir().unwrap();
+        let example = domain("example.com");
+        create(place.path(), &example, &selector("a"), Algorithm::Ed25519).unwrap();
+        let before = Keyring::load(place.path()).unwrap();
+        // Nobody's rights keep root out: a file in the directory's place does.
+        fs::remove_dir_all(place.path().join("example.com")).unwrap();
+        let mut reader = Reader::default();
+        fs::write(place.path().join("example.com"), "").unwrap();
+        reader.read_domain(&place.path().join("example.com"), &example, None);
+        let now = Arc::new(Keyring { errors: reader.errors.into(), ..reader.keyring });
+        assert_eq!((now.errors().len(), now.broken(&example).count()), (1, 1));
+        let now = now.with_broken_as_in(&before);
+        assert!(now.key(&example, &selector("a")).is_some() && now.broken(&example).next().is_none());
     }
 
     #[test]

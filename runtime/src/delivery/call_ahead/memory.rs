@@ -13,9 +13,10 @@ use crate::mail::Route;
 /// What is older counts no more, not even while the destination is down.
 const KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
 
-type Read = dyn Fn(&str) -> Option<Vec<u8>> + Send + Sync;
+/// Of a tenant, under that name.
+type Read = dyn Fn(&str, &str) -> Option<Vec<u8>> + Send + Sync;
 /// The value, and how long it matters; `None`: there is none any more.
-type Write = dyn Fn(&str, Option<(&[u8], Duration)>) + Send + Sync;
+type Write = dyn Fn(&str, &str, Option<(&[u8], Duration)>) + Send + Sync;
 
 pub struct Memory {
     pub read: Box<Read>,
@@ -30,27 +31,23 @@ struct Remembered {
 }
 
 impl Memory {
-    pub(super) fn recall(&self, key: &Key) -> Option<(Route, Instant)> {
-        let Remembered { route, until } = serde_json::from_slice(&(self.read)(&name(key))?).ok()?;
+    pub(super) fn recall(&self, (tenant, mailbox): &Key) -> Option<(Route, Instant)> {
+        let value = (self.read)(tenant, &mailbox.to_string())?;
+        let Remembered { route, until } = serde_json::from_slice(&value).ok()?;
         let left = u64::try_from(until.saturating_sub(Timestamp::now().as_second())).unwrap_or(0);
         // A clock that was set back does not make years of it.
         Some((route, Instant::now() + Duration::from_secs(left).min(KEEP)))
     }
 
-    pub(super) fn keep(&self, key: &Key, route: &Route, counts: Duration) {
+    pub(super) fn keep(&self, (tenant, mailbox): &Key, route: &Route, counts: Duration) {
         let seconds = i64::try_from(counts.as_secs()).unwrap_or(i64::MAX);
         let until = Timestamp::now().as_second().saturating_add(seconds);
         if let Ok(value) = serde_json::to_vec(&Remembered { route: route.clone(), until }) {
-            (self.write)(&name(key), Some((&value, KEEP)));
+            (self.write)(tenant, &mailbox.to_string(), Some((&value, KEEP)));
         }
     }
 
-    pub(super) fn forget(&self, key: &Key) {
-        (self.write)(&name(key), None);
+    pub(super) fn forget(&self, (tenant, mailbox): &Key) {
+        (self.write)(tenant, &mailbox.to_string(), None);
     }
-}
-
-/// Tenants have no space in their names.
-fn name((tenant, mailbox): &Key) -> String {
-    format!("{tenant} {mailbox}")
 }

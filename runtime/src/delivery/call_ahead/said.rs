@@ -20,8 +20,6 @@ impl Said {
             (2, _) => Self::Exists,
             // RFC 3463 §3.2: X.1.7 and X.1.8 are about the sender's address, the others about the recipient's.
             (5, Some(Enhanced { subject: 1, detail })) if !matches!(detail, 7 | 8) => Self::Unknown(reply),
-            // RFC 3463 §3.3: disabled, for good as the class says.
-            (5, Some(Enhanced { subject: 2, detail: 1 })) => Self::Unknown(reply),
             // What Exchange Online says of a mailbox that its directory does not have; no answer from a host, which it means
             // in RFC 3463 §3.5, can't be what a host says of itself.
             (5, Some(Enhanced { subject: 4, detail: 1 })) if reply.code() == 550 => Self::Unknown(reply),
@@ -59,7 +57,6 @@ mod tests {
             (550, Some((1, 10)), "unknown"),
             (553, Some((1, 3)), "unknown"),
             (550, Some((4, 1)), "unknown"),
-            (550, Some((2, 1)), "unknown"),
             (550, Some((0, 0)), "refused"),
             (550, None, "refused"),
             (551, None, "refused"),
@@ -70,6 +67,8 @@ mod tests {
             (550, Some((7, 1)), "unavailable"),
             (554, Some((7, 1)), "unavailable"),
             (554, Some((4, 1)), "unavailable"),
+            // Disabled; but some say it of one that gets too much mail just now.
+            (550, Some((2, 1)), "unavailable"),
             (552, Some((2, 2)), "unavailable"),
             (554, Some((0, 0)), "unavailable"),
             (554, None, "unavailable"),

@@ -13,7 +13,7 @@ fn settings() -> Settings {
 
 fn word(reply: Reply, remote: bool) -> LastWord {
     let host = remote.then(|| "next.example.org".to_owned());
-    LastWord::new(&Diagnosis { host, reply, remote, dsn_relayed: false }, Timestamp::UNIX_EPOCH)
+    LastWord::new(&Diagnosis { host, reply, remote, of_recipient: false, dsn_relayed: false }, Timestamp::UNIX_EPOCH)
 }
 
 fn kept(to: &[(&str, Option<LastWord>)]) -> Kept {

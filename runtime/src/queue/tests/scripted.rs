@@ -101,7 +101,13 @@ impl NextHop for Script {
 
 fn diagnosis(code: u16, subject: u16, detail: u16, text: &str) -> Diagnosis {
     let reply = Reply::new(code, Some(Enhanced::new(subject, detail)), text);
-    Diagnosis { host: Some("next.example.org".to_owned()), reply, remote: true, dsn_relayed: false }
+    Diagnosis {
+        host: Some("next.example.org".to_owned()),
+        reply,
+        remote: true,
+        of_recipient: false,
+        dsn_relayed: false,
+    }
 }
 
 pub(in crate::queue) fn delivered() -> Outcome {
@@ -122,7 +128,7 @@ pub(in crate::queue) fn failed() -> Outcome {
 
 pub(in crate::queue) fn down(job: &Job) -> Report {
     let reply = Reply::new(451, Some(Enhanced::new(4, 1)), "no answer from any host");
-    let diagnosis = Diagnosis { host: None, reply, remote: false, dsn_relayed: false };
+    let diagnosis = Diagnosis { host: None, reply, remote: false, of_recipient: false, dsn_relayed: false };
     let outcomes = job.envelope.recipients.iter().map(|_| Outcome::Deferred(diagnosis.clone())).collect();
     Report { outcomes, destination_down: true }
 }
