@@ -61,12 +61,16 @@ pub enum KeyError {
 /// Debug shows which kind it is and nothing else.
 pub struct Key(Pair);
 
+/// Signs with a key that is too short for any but a test.
+#[cfg(test)]
+type Weak = dyn Fn(&[u8]) -> Vec<u8> + Send + Sync;
+
 enum Pair {
     Rsa(Box<RsaKeyPair>),
     Ed25519(Ed25519KeyPair),
     /// RSA of 1024 bits, with which `aws-lc-rs` does not sign: the key of the ARC suite.
     #[cfg(test)]
-    Weak(Box<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>),
+    Weak(Box<Weak>),
 }
 
 impl Key {
