@@ -94,7 +94,7 @@ impl Record {
 
     /// Its own fields, for those who read few events: a story, a test.
     pub fn fields(&self) -> Map<String, Value> {
-        serde_json::from_str(&self.fields.object()).unwrap_or_default()
+        serde_json::from_str(&format!("{{{}}}", self.fields.inside())).unwrap_or_default()
     }
 
     /// As it stands in the log, without line end.
@@ -156,8 +156,9 @@ impl Fields {
         self.0.push_str("\":");
     }
 
-    fn object(&self) -> String {
-        format!("{{{}}}", self.0.strip_prefix(',').unwrap_or_default())
+    /// Without the braces.
+    fn inside(&self) -> &str {
+        self.0.strip_prefix(',').unwrap_or_default()
     }
 }
 
@@ -170,7 +171,9 @@ impl List {
         if !self.0.is_empty() {
             self.0.push(',');
         }
-        self.0.push_str(&item.object());
+        self.0.push('{');
+        self.0.push_str(item.inside());
+        self.0.push('}');
     }
 }
 

@@ -62,7 +62,8 @@ fn shown(event: &Event) -> String {
         id: text(event, "id"),
         fields: event,
     };
-    format!("{:<12}  {}", printable(&clock), line(&told))
+    // A stage has a line for each plugin; the time stands before the first.
+    format!("{:<12}  {}", printable(&clock), line(&told).replace('\n', &format!("\n{:14}", "")))
 }
 
 /// Which events are shown: those that bear the word in one of their fields, and what happens to the messages that those
@@ -283,6 +284,15 @@ mod tests {
         assert_eq!(bench.shown(false), "12:00:01.234  s1          says it is \\u{1b}[2J\\u{9b}x\n");
         bench.write(event("helo", &[("name", "\u{9b}x")]).as_bytes());
         assert!(bench.shown(true).contains("\\u009bx"));
+    }
+
+    #[test]
+    fn the_lines_of_a_stage_stand_below_each_other() {
+        let stage = r#"{"time":"2026-03-01T12:00:01.234567Z","event":"stage","next":[{"plugin":"spf","wall_us":7}]}"#;
+        let Value::Object(stage) = serde_json::from_str(stage).unwrap() else { panic!("no object") };
+        let shown = shown(&stage);
+        let (first, second) = shown.split_once('\n').unwrap();
+        assert_eq!(first.find("spf"), second.find("= all"), "{shown}");
     }
 
     #[test]
