@@ -59,6 +59,7 @@ lint: plugins
 	sh -n tests/peers/install
 	sh -n tests/suites/install
 	sh -n tests/fuzz/run
+	.ci/deny
 
 # 200 kills instead of the 20 of `make test`.
 test-crash: plugins
