@@ -30,7 +30,8 @@ pub fn mime(octets: &[u8]) {
     for part in parts {
         assert!(part.offset + part.len <= body.len(), "{part:?} in {} octets", body.len());
         let encoded = part.len;
-        assert!(!part.content_type.chars().any(char::is_control), "{part:?}");
+        let mut names = part.content_type.chars().chain(part.filename.iter().flat_map(|name| name.chars()));
+        assert!(!names.any(char::is_control), "{part:?}");
         let mut reader = PartReader::new(body.clone(), part);
         let whole = reader.read_at(0, usize::MAX).expect("a body in memory");
         assert!(whole.len() as u64 <= encoded);
