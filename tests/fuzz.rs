@@ -94,9 +94,14 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
         ]),
         "proxy" => vec![proxy],
         "config" => configs(),
-        "table" => texts(&[b"a@example.com,1\n192.0.2.0/24,2\n# x\n*.example.org,\"3\"\"\"\n", b"\"example.com\" = 1\nb = true\n"]),
+        "table" => texts(&[
+            b"a@example.com,1\n192.0.2.0/24,2\n# x\n*.example.org,\"3\"\"\"\n",
+            b"\"example.com\" = 1\nb = true\n",
+        ]),
         "kept" => texts(&[b"\x01", b"\x01\x0a\0\0\0\0\0\0\0aaaaaaaaaa", b"\0postern state 2\n"]),
-        "zone" => texts(&[b"[\"example.org\"]\nmx = [\"10 mail.example.org\"]\n[\"192.0.2.1\"]\nptr = \"a.example\"\n"]),
+        "zone" => {
+            texts(&[b"[\"example.org\"]\nmx = [\"10 mail.example.org\"]\n[\"192.0.2.1\"]\nptr = \"a.example\"\n"])
+        }
         _ => panic!("{name} has nothing to begin with"),
     }
 }
@@ -113,7 +118,6 @@ fn the_targets_hold_on_seeds_and_their_mutations() {
 #[test]
 fn the_seeds_can_be_written() {
     let directory = tempfile::tempdir().unwrap();
-    #[expect(clippy::disallowed_methods, reason = "where a fuzzer's seeds are is not config")]
     let place = std::env::var_os("POSTERN_SEEDS").map_or(directory.path().to_owned(), Into::into);
     for (name, _) in fuzz::TARGETS {
         let folder = place.join(name);

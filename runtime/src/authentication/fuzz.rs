@@ -1,5 +1,7 @@
 //! Fuzz body: records from DNS and header fields that strangers have written, read as everything that they may be.
 
+#![expect(clippy::expect_used, reason = "a body panics when something does not hold")]
+
 use bytes::Bytes;
 
 use super::key::{Algorithm, Key};

@@ -289,7 +289,8 @@ mod tests {
     /// Found by `make fuzz`.
     #[test]
     fn sp17_names_have_no_controls() {
-        let header = "Content-Type: a/b\u{1}\u{85}\r\nContent-Disposition: attachment; filename*=utf-8''x%0d%0aBcc:%20y\r\n";
+        let header =
+            "Content-Type: a/b\u{1}\u{85}\r\nContent-Disposition: attachment; filename*=utf-8''x%0d%0aBcc:%20y\r\n";
         let parts = parts(&message(header, b"x"), MimeLimits::default()).unwrap();
         assert!(!parts[0].content_type.chars().any(char::is_control), "{parts:?}");
         assert_eq!(parts[0].filename.as_deref(), Some("x??Bcc: y"));

@@ -54,7 +54,7 @@ pub fn table(octets: &[u8]) {
         let definition = Definition { name: "table".into(), path: path.clone(), format, bounds };
         let Some(table) = Kept::once(&definition).ok().and_then(|kept| kept.table()) else { continue };
         assert!(table.len() <= 100);
-        for key in String::from_utf8_lossy(octets).split(['\n', ',', ' ', '=', '"']) {
+        for key in std::str::from_utf8(octets).unwrap_or_default().split(['\n', ',', ' ', '=', '"']) {
             let _ = table.lookup(key);
             let _ = table.match_domain(key);
             if let Ok(address) = key.parse() {

@@ -1,5 +1,12 @@
 //! Fuzz body: a report on a message that anybody may have written, with words that anybody may have said.
 
+#![expect(
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    reason = "a body panics when something does not hold"
+)]
+
 use super::*;
 use crate::delivery::Diagnosis;
 use crate::queue::meta::{LastWord, RecipientState, State};
@@ -42,14 +49,15 @@ pub fn report_on_anything(octets: &[u8]) {
 
 /// What the gateway may have taken: its lines end in CRLF, and it has no NUL.
 fn kept(said: &[u8], original: &[u8]) -> Kept {
-    let lines = original.split(|&octet| octet == b'\n').map(|line| line.iter().filter(|octet| !b"\r\0".contains(octet)));
+    let lines =
+        original.split(|&octet| octet == b'\n').map(|line| line.iter().filter(|octet| !b"\r\0".contains(octet)));
     let clean: Vec<u8> = lines.flat_map(|line| line.copied().chain(*b"\r\n")).collect();
     let end = clean.windows(4).position(|window| window == b"\r\n\r\n").map_or(clean.len(), |at| at + 2);
     let (header, body) = clean.split_at(end);
     let header = Header::parse(&Bytes::copy_from_slice(header));
     let body = Body::from_bytes(Bytes::copy_from_slice(body.strip_prefix(b"\r\n").unwrap_or(body)));
     let mut envelope = Envelope::new(ReversePath(Mailbox::parse("a@example.com").ok()));
-    envelope.ret = (original.len() % 2 == 0).then_some(Ret::Full);
+    envelope.ret = original.len().is_multiple_of(2).then_some(Ret::Full);
     let mut recipient = Recipient::new(Mailbox::parse("b@example.org").expect("a mailbox"));
     // As a client has given them, and the parser of commands has taken them.
     if let Ok(Command::Rcpt(_, parameters)) = Command::parse(&[b"RCPT TO:<b@example.org> ORCPT=", said].concat()) {
