@@ -6,6 +6,7 @@ mod crash;
 mod day;
 mod dialogs;
 mod end_of_data;
+mod faults;
 mod fuzz;
 mod identity;
 mod kept;

@@ -1,0 +1,1 @@
+//! Admin, config, observability. G: HTTP, control socket, config, log and metrics.

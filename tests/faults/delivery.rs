@@ -1,0 +1,1 @@
+//! Delivery side. O: next hops that refuse, hang, lie or drop.

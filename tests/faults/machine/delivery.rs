@@ -1,0 +1,1 @@
+//! Delivery side, where it takes root, time or Debian packages.

@@ -1,0 +1,1 @@
+//! Resources and slow peers, where it takes root, time or Debian packages.

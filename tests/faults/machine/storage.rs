@@ -1,0 +1,1 @@
+//! Process death and storage, where it takes root, time or Debian packages.

@@ -1,0 +1,1 @@
+//! Wasm plugins. W: plugins that loop, hoard, trap, flood, inject or are swapped.

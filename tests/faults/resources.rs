@@ -1,0 +1,1 @@
+//! Resources and slow peers. RS: floods, slow peers, overload.
