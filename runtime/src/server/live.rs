@@ -354,7 +354,7 @@ impl Live {
         wake(&loaded.changes);
         self.parts.queue.configure(setup::queue(&settings));
         self.parts.authentication.configure(setup::authentication(&settings));
-        self.parts.limits.store(Arc::new(setup::connections(&settings)));
+        self.parts.limits.store(Arc::new(setup::connections(&settings, &self.parts.gateway.clerk.metrics)));
         self.parts.certificates.replace(&settings);
         self.parts.signer.replace(&settings, &self.parts.gateway.clerk.metrics);
         let new = Arc::new(setup::snapshot(&settings, self.parts.incoming.clone(), loaded.chains.clone()));
