@@ -104,6 +104,9 @@ fn run(
         for (name, address) in server.addresses() {
             tracing::info!(%address, "listener {name} takes mail");
         }
+        if let Some(address) = server.http() {
+            tracing::info!(%address, "health and metrics are served");
+        }
         started(&server, &settings);
         let mut signals = Signals::new()?;
         server.supervise();
