@@ -1,18 +1,17 @@
 //! Resources and slow peers. RS: floods, slow peers, overload.
 
 mod connections;
+mod load;
 mod process;
-pub(crate) mod program;
+mod program;
 mod slow;
 
-use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::LazyLock;
 
-use postern_tests::client::Client;
-use postern_tests::scene::{NO_DNS, PATIENCE, Scene, head};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use postern_tests::scene::{NO_DNS, Scene, head};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
 
 use crate::{GREETED, RECIPIENT};
 
@@ -26,34 +25,10 @@ fn play(names: &[&str]) {
     crate::play(names.iter().map(read));
 }
 
-/// From an address of this machine's own: all of 127.0.0.0/8 is.
-async fn connect(from: &str, to: SocketAddr) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(SocketAddr::new(from.parse::<IpAddr>().unwrap(), 0)).unwrap();
-    socket.connect(to).await.unwrap()
-}
-
-/// With what was said first.
-async fn greeted(from: &str, to: SocketAddr) -> (Client, String) {
-    let mut client = Client::new(Box::new(connect(from, to).await), false, PATIENCE);
-    let said = client.line().await.unwrap();
-    (client, said)
-}
-
 /// A gateway with these keys in `[server]`, and this at the end of its config.
 async fn scene(directory: &Path, server: &str, more: &str) -> Scene {
     let config = head(NO_DNS).replacen("[server]", &format!("[server]\n{server}"), 1);
     Scene::set(&format!("{config}{more}"), directory).await.unwrap()
-}
-
-/// The value of a series at the gateway's `[server.http]`.
-async fn metric(http: SocketAddr, series: &str) -> f64 {
-    let mut stream = TcpStream::connect(http).await.unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n").await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    let line = answer.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {series} in\n{answer}")).trim().parse().unwrap()
 }
 
 #[test]

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn rs12_new_connections_have_a_rate() {
+    fn new_connections_have_a_rate() {
         let connections = connections();
         let limits = Limits { rate: 5, rate_per_client: 1, exempt: vec!["10.0.0.0/8".parse().unwrap()], ..LIMITS };
         let came = |client| enter(&connections, client, &limits).err();

@@ -11,7 +11,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
-use super::{connect, greeted, metric, scene};
+use super::load::{connect, greeted, metric};
+use super::scene;
 
 const HTTP: &str = "[server.http]\naddress = \"127.0.0.1:0\"\n";
 const MAIL: &str = "Subject: x\r\n\r\nx\r\n";
