@@ -5,6 +5,7 @@ mod load;
 mod process;
 mod program;
 mod slow;
+mod tls;
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -29,6 +30,13 @@ fn play(names: &[&str]) {
 async fn scene(directory: &Path, server: &str, more: &str) -> Scene {
     let config = head(NO_DNS).replacen("[server]", &format!("[server]\n{server}"), 1);
     Scene::set(&format!("{config}{more}"), directory).await.unwrap()
+}
+
+const HTTP: &str = "[server.http]\naddress = \"127.0.0.1:0\"\n";
+
+/// What is said of a small mail.
+async fn send(scene: &Scene) -> String {
+    scene.send("", "a@client.example", &["b@example.com"], "Subject: x\r\n\r\nx\r\n").await
 }
 
 #[test]

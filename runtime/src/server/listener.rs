@@ -114,7 +114,8 @@ impl Trouble {
     }
 
     fn is_over(&mut self, gate: &Gate) {
-        if self.told.take().is_some() {
+        // Not for each that comes through between two that do not.
+        if self.told.take_if(|told| told.elapsed() >= TELL_EVERY).is_some() {
             tracing::info!(listener = %gate.context.listener.name, "connections are accepted again");
         }
     }

@@ -13,11 +13,13 @@ mod program;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use postern_tests::client::Client;
+use postern_tests::scene::{NO_DNS, Scene, head};
 use postern_tests::sink::Sink;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -151,6 +153,42 @@ async fn say(stream: &mut BufReader<TcpStream>, octets: &[u8]) -> io::Result<Str
         }
     }
     Ok(line)
+}
+
+/// Needs openssl. TLS 1.3 has no renegotiation (RFC 8446 §4.1.2); of TLS 1.2 rustls has none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rs11_renegotiation() {
+    let directory = tempfile::tempdir().unwrap();
+    let signed = rcgen::generate_simple_self_signed(["mx.example.net".to_owned()]).unwrap();
+    std::fs::write(directory.path().join("mx.pem"), signed.cert.pem()).unwrap();
+    std::fs::write(directory.path().join("mx.key"), signed.signing_key.serialize_pem()).unwrap();
+    let config = head(NO_DNS).replacen("role = \"inbound\"", "role = \"inbound\"\ntls = \"implicit\"", 1);
+    let config = format!("{config}[tls]\ncertificate = \"mx.pem\"\nkey = \"mx.key\"\n");
+    let scene = Scene::set(&config, directory.path()).await.unwrap();
+    let mut client = tokio::process::Command::new("openssl")
+        .args(["s_client", "-tls1_2", "-crlf", "-ign_eof", "-connect", &scene.address().to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let (mut stdin, mut out) = (client.stdin.take().unwrap(), BufReader::new(client.stdout.take().unwrap()).lines());
+    while !out.next_line().await.unwrap().expect("a banner").starts_with("220 ") {}
+    // Each beginning is a handshake; the session goes on or ends, and the gateway goes on.
+    for _ in 0..20 {
+        if stdin.write_all(b"R\n").await.is_err() {
+            break;
+        }
+    }
+    let _ = stdin.write_all(b"QUIT\n").await;
+    drop(stdin);
+    let ended = timeout(PATIENCE, client.wait()).await;
+    println!("openssl: {ended:?}");
+    let handshakes =
+        |events: &[serde_json::Value]| events.iter().filter(|event| event["event"] == "disconnect").count() == 1;
+    scene.until(handshakes).await;
+    scene.server.stop().await;
 }
 
 /// What became of one try to bring a mail.

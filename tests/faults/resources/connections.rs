@@ -1,25 +1,13 @@
-//! RS2, RS4, RS11, RS12, RS13: too many connections, too fast, and a runtime that does not get on.
-
-use std::sync::Arc;
+//! RS2, RS4, RS12, RS13: too many connections, too fast, and a runtime that does not get on.
 
 use postern_tests::client::Client;
-use postern_tests::scene::{PATIENCE, Scene};
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, HandshakeKind, RootCertStore};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use postern_tests::scene::{NO_DNS, PATIENCE, Scene, head};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
 
-use super::load::{connect, greeted, metric};
-use super::scene;
-
-const HTTP: &str = "[server.http]\naddress = \"127.0.0.1:0\"\n";
-const MAIL: &str = "Subject: x\r\n\r\nx\r\n";
-
-async fn send(scene: &Scene) -> String {
-    scene.send("", "a@client.example", &["b@example.com"], MAIL).await
-}
+use super::load::{greeted, metric};
+use super::{HTTP, scene, send};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rs2_one_client_and_all_have_so_many_connections() {
@@ -61,6 +49,51 @@ async fn rs2_one_client_and_all_have_so_many_connections() {
     drop(open);
     scene.until(|events| events.iter().filter(|event| event["event"] == "disconnect").count() == 8).await;
     assert!(send(&scene).await.starts_with("250 "));
+    scene.server.stop().await;
+}
+
+/// The banner for a client of which a balancer says that it is there.
+async fn introduced(scene: &Scene, client: [u8; 4]) -> (Client, String) {
+    let mut stream = TcpStream::connect(scene.address()).await.unwrap();
+    let header = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &client, &[203, 0, 113, 25, 156, 64, 0, 25]].concat();
+    stream.write_all(&header).await.unwrap();
+    let mut client = Client::new(Box::new(stream), false, PATIENCE);
+    let said = client.line().await.unwrap();
+    (client, said)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rs2_clients_behind_a_balancer_count_by_themselves() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = "max_connections = 4\nmax_connections_per_client = 2\n";
+    let config = head(NO_DNS).replacen("[server]", &format!("[server]\n{server}"), 1);
+    let config = config.replacen("xclient_from", "proxy_protocol_from", 1);
+    let scene = Scene::set(&format!("{config}{HTTP}"), directory.path()).await.unwrap();
+    let mut open = Vec::new();
+    for (client, expected) in [(1, "220 "), (1, "220 "), (1, "421 4.7.0 "), (2, "220 "), (3, "220 ")] {
+        let (client, said) = introduced(&scene, [192, 0, 2, client]).await;
+        assert!(said.starts_with(expected), "{said}");
+        open.push(client);
+    }
+    // In all there are no more, whoever it is: that is said without a header.
+    let (_, said) = greeted("127.0.0.1", scene.address()).await;
+    assert!(said.starts_with("421 4.3.2 "), "{said}");
+    scene.happened("refused", |event| event["client"].as_str().unwrap().starts_with("192.0.2.1:")).await;
+    // One that has said nothing yet has a place, too.
+    drop(open);
+    scene.until(|events| events.iter().filter(|event| event["event"] == "disconnect").count() == 4).await;
+    let mut silent = Vec::new();
+    for _ in 0..4 {
+        silent.push(TcpStream::connect(scene.address()).await.unwrap());
+    }
+    let (_, said) = greeted("127.0.0.1", scene.address()).await;
+    assert!(said.starts_with("421 4.3.2 "), "{said}");
+    drop(silent);
+    let proxied = "postern_connections_refused_total{cause=\"proxy\"}";
+    while metric(scene.server.http().unwrap(), proxied).await < 4.0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(introduced(&scene, [192, 0, 2, 1]).await.1.starts_with("220 "));
     scene.server.stop().await;
 }
 
@@ -145,133 +178,6 @@ async fn rs12_new_connections_have_a_rate() {
         assert!(named <= 10 * (2 + began.elapsed().as_secs()), "{named} are named");
         scene.server.stop().await;
     }
-}
-
-/// Two listeners, `mx` with STARTTLS and two with TLS from the first octet, and what a client needs to trust them.
-async fn tls_scene(directory: &std::path::Path, server: &str) -> (Scene, Arc<ClientConfig>) {
-    let signed = rcgen::generate_simple_self_signed(["mx.example.net".to_owned()]).unwrap();
-    std::fs::write(directory.join("mx.pem"), signed.cert.pem()).unwrap();
-    std::fs::write(directory.join("mx.key"), signed.signing_key.serialize_pem()).unwrap();
-    let listeners: String = ["one", "two"]
-        .map(|name| {
-            format!(
-                "[[listener]]\nname = \"{name}\"\naddress = \"127.0.0.1:0\"\nrole = \"inbound\"\ntls = \"implicit\"\n"
-            )
-        })
-        .concat();
-    let more = format!("[tls]\ncertificate = \"mx.pem\"\nkey = \"mx.key\"\n{listeners}{HTTP}");
-    let scene = scene(directory, server, &more).await;
-    let mut roots = RootCertStore::empty();
-    roots.add(signed.cert.der().clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    (scene, Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
-}
-
-/// A session of one listener, up to the banner, which comes after the tickets.
-async fn secured(scene: &Scene, listener: usize, config: &Arc<ClientConfig>) -> (Client, HandshakeKind) {
-    let stream = TcpStream::connect(scene.server.addresses()[listener].1).await.unwrap();
-    let name = ServerName::try_from("mx.example.net").unwrap();
-    let mut stream = TlsConnector::from(config.clone()).connect(name, stream).await.unwrap();
-    let mut octet = [0];
-    stream.read_exact(&mut octet).await.unwrap();
-    let kind = stream.get_ref().1.handshake_kind().unwrap();
-    let mut client = Client::new(Box::new(stream), false, PATIENCE);
-    assert!(client.line().await.unwrap().starts_with("20 "));
-    (client, kind)
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rs11_handshakes_of_one_client_have_a_rate() {
-    let directory = tempfile::tempdir().unwrap();
-    let server = "exempt_networks = []\nmax_connection_rate_per_client = 1000\nmax_connections_per_client = 1000\n\
-                  max_handshake_rate_per_client = 2\n";
-    let (scene, config) = tls_scene(directory.path(), server).await;
-    let began = Instant::now();
-    let (mut begun, mut refused) = (0, 0);
-    while refused < 20 {
-        let mut client = scene.client("").await;
-        client.send(b"STARTTLS\r\n").await;
-        let said = client.line().await.unwrap();
-        match said.starts_with("220 ") {
-            true => begun += 1,
-            false => refused += 1,
-        }
-        if !said.starts_with("220 ") {
-            assert_eq!(said, "421 4.7.0 Too many TLS handshakes from your address");
-            client.closed().await.unwrap();
-        }
-    }
-    assert!(begun <= 3 + 2 * (1 + began.elapsed().as_secs()), "{begun} in {:?}", began.elapsed());
-    // Without TLS there is mail, and another client has TLS, too.
-    assert!(send(&scene).await.starts_with("250 "));
-    let stream = connect("127.0.0.2", scene.server.addresses()[1].1).await;
-    let name = ServerName::try_from("mx.example.net").unwrap();
-    TlsConnector::from(config).connect(name, stream).await.unwrap();
-    let series = "postern_tls_handshakes_total{result=\"refused\"}";
-    assert_eq!(metric(scene.server.http().unwrap(), series).await, 20.0);
-    scene.server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rs11_a_ticket_of_one_listener_is_worth_nothing_at_another() {
-    let directory = tempfile::tempdir().unwrap();
-    let (scene, config) = tls_scene(directory.path(), "").await;
-    for (listener, expected) in [(1, HandshakeKind::Full), (1, HandshakeKind::Resumed), (2, HandshakeKind::Full)] {
-        let (_client, kind) = secured(&scene, listener, &config).await;
-        assert_eq!(kind, expected, "listener {listener}");
-    }
-    scene.server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rs11_odd_records_and_hellos() {
-    let directory = tempfile::tempdir().unwrap();
-    let (scene, config) = tls_scene(directory.path(), "").await;
-    // Records of a few octets: slow, and yet a session.
-    let mut tiny = ClientConfig::clone(&config);
-    tiny.max_fragment_size = Some(32);
-    let (mut client, _) = secured(&scene, 1, &Arc::new(tiny)).await;
-    for (command, expected) in [
-        ("EHLO client.example\r\n", "250"),
-        ("MAIL FROM:<a@client.example>\r\n", "250"),
-        ("RCPT TO:<b@example.com>\r\n", "250"),
-        ("DATA\r\n", "354"),
-        (&*format!("Subject: x\r\n\r\n{}.\r\n", "0123456789\r\n".repeat(1000)), "250"),
-    ] {
-        client.send(command.as_bytes()).await;
-        let reply = client.reply().await.unwrap();
-        assert!(reply[0].starts_with(expected), "{reply:?}");
-    }
-    scene.taken("sink", 1).await;
-
-    // A ClientHello whose server name has 64 KiB; records that are none; a hello that claims 16 MiB.
-    let name = vec![b'a'; 65_000];
-    let be = |number: usize, octets: usize| number.to_be_bytes()[8 - octets..].to_vec();
-    let sni = [be(0, 2), be(name.len() + 5, 2), be(name.len() + 3, 2), vec![0], be(name.len(), 2), name].concat();
-    let body = [vec![3, 3], vec![7; 32], vec![0], be(2, 2), vec![0x13, 1], vec![1, 0], be(sni.len(), 2), sni].concat();
-    let hello = [vec![1], be(body.len(), 3), body].concat();
-    let records = |hello: &[u8]| -> Vec<u8> {
-        hello.chunks(16_000).flat_map(|piece| [vec![22, 3, 1], be(piece.len(), 2), piece.to_vec()].concat()).collect()
-    };
-    let endless = [vec![1, 0xff, 0xff, 0xff], vec![0; 200_000]].concat();
-    for (what, octets) in [
-        ("a long name", records(&hello)),
-        ("no end", records(&endless)),
-        ("no records", b"EHLO client.example\r\n".repeat(1000)),
-        ("empty records", [22, 3, 1, 0, 0].repeat(10_000)),
-        ("an alert", vec![21, 3, 1, 0, 2, 2, 40]),
-        ("a change of ciphers", [20, 3, 1, 0, 1, 1].repeat(10_000)),
-    ] {
-        let mut stream = TcpStream::connect(scene.server.addresses()[1].1).await.unwrap();
-        // It may close while we write.
-        let _ = stream.write_all(&octets).await;
-        let mut answer = Vec::new();
-        let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect(what);
-        assert!(!answer.windows(4).any(|octets| octets == b"220 "), "{what}");
-    }
-    secured(&scene, 1, &config).await;
-    scene.server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
