@@ -78,7 +78,7 @@ pub struct Server {
     pub max_connection_rate_per_client: u32,
     /// TLS handshakes a second.
     pub max_handshake_rate_per_client: u32,
-    /// Clients to which the rates per client do not apply.
+    /// Clients to which the rates per client do not apply, nor `overload_connections_per_client`.
     pub exempt_networks: Vec<IpNet>,
     pub max_message_size: ByteSize,
     pub max_header_size: ByteSize,
@@ -109,6 +109,7 @@ pub struct Server {
     pub overload_below: u32,
     pub overload_timeout: Duration,
     pub overload_max_errors: u32,
+    pub overload_connections_per_client: u32,
     /// How long a stop waits for open sessions and deliveries.
     pub drain_timeout: Duration,
     /// Where a day ends, for rules that run until the next one.

@@ -120,6 +120,7 @@ pub struct Server {
     pub overload_below: Option<Spanned<Percent>>,
     pub overload_timeout: Option<At<Duration>>,
     pub overload_max_errors: Option<Count>,
+    pub overload_connections_per_client: Option<Count>,
     pub drain_timeout: Option<At<Duration>>,
     pub time_zone: Option<At<TimeZone>>,
     pub http: Option<Http>,

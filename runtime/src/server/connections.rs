@@ -19,8 +19,10 @@ pub struct Limits {
     pub rate_per_client: u32,
     /// TLS handshakes a second.
     pub handshake_rate_per_client: u32,
-    /// Clients to which the rates per client do not apply.
+    /// Clients to which the rates per client do not apply, nor `overload_per_client`.
     pub exempt: Vec<IpNet>,
+    /// Instead of `per_client`, under overload: few who hold many places must not keep out many who want one.
+    pub overload_per_client: u32,
     /// Overload begins with so many sessions …
     pub overload_begins: usize,
     /// … and is over with so few.
@@ -103,12 +105,15 @@ impl Place {
     pub fn belongs_to(&mut self, client: IpAddr) -> Result<(), Refusal> {
         let mut guard = self.connections.open.lock().unwrap_or_else(PoisonError::into_inner);
         let open = &mut *guard;
-        if !self.limits.exempts(client) && !open.rates.admits(client, self.limits.rate_per_client) {
+        let exempt = self.limits.exempts(client);
+        if !exempt && !open.rates.admits(client, self.limits.rate_per_client) {
             return Err(Refusal::ClientRate);
         }
+        let strained = !exempt && self.connections.overload.is_on();
+        let most = self.limits.per_client.min(if strained { self.limits.overload_per_client } else { u32::MAX });
         let client = client_key(client);
         let concurrent = open.clients.get(&client).copied().unwrap_or(0) + 1;
-        if concurrent > self.limits.per_client {
+        if concurrent > most {
             return Err(Refusal::Client);
         }
         open.clients.insert(client, concurrent);
@@ -174,6 +179,7 @@ mod tests {
         rate_per_client: 1000,
         handshake_rate_per_client: 2,
         exempt: Vec::new(),
+        overload_per_client: 1,
         overload_begins: 8,
         overload_ends: 6,
     };
@@ -226,6 +232,7 @@ mod tests {
         assert!(!connections.overload.is_on());
         places.push(enter(&connections, "192.0.2.200", &LIMITS));
         assert!(connections.overload.is_on());
+        assert_eq!(enter(&connections, "192.0.2.1", &LIMITS).err(), Some(Refusal::Client), "a second one");
         places.pop();
         assert!(connections.overload.is_on(), "with seven it goes on");
         places.pop();

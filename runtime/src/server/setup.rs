@@ -91,6 +91,7 @@ pub fn connections(settings: &Settings, metrics: &Metrics) -> Limits {
         rate_per_client: server.max_connection_rate_per_client,
         handshake_rate_per_client: server.max_handshake_rate_per_client,
         exempt: server.exempt_networks.clone(),
+        overload_per_client: server.overload_connections_per_client,
         overload_begins: percent(server.overload_above).max(1),
         overload_ends: percent(server.overload_below),
     }

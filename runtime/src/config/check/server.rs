@@ -60,6 +60,7 @@ impl Checker<'_> {
             overload_below,
             overload_timeout: self.positive(written.overload_timeout, 10 * SECOND),
             overload_max_errors: count(written.overload_max_errors, 1),
+            overload_connections_per_client: count(written.overload_connections_per_client, 10),
             drain_timeout: self.positive(written.drain_timeout, 30 * SECOND),
             time_zone: written.time_zone.map_or_else(system_time_zone, |at| at.value),
         })

@@ -70,6 +70,7 @@ pub(super) fn server(settings: &Settings) -> Vec<Filled> {
         value("overload_below", server.overload_below),
         duration("overload_timeout", server.overload_timeout),
         value("overload_max_errors", server.overload_max_errors),
+        value("overload_connections_per_client", server.overload_connections_per_client),
         duration("drain_timeout", server.drain_timeout),
         // The system's may have no name.
         Filled::Default("time_zone", server.time_zone.iana_name().map(Value::from)),
