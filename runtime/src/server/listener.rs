@@ -171,7 +171,11 @@ fn take_in(stream: TcpStream, connecting: SocketAddr, refusals: &Arc<Refusals>, 
     }
     match place.belongs_to(ip) {
         Ok(()) => drop(sessions.spawn(start(stream, connecting, connecting, local, place, gate.clone()))),
-        Err(refusal) => refusals.refuse(&stream, connecting, refusal),
+        Err(refusal) => {
+            // It is free before anybody hears that it is.
+            drop(place);
+            refusals.refuse(&stream, connecting, refusal);
+        }
     }
 }
 
@@ -190,12 +194,16 @@ async fn introduce(
                 Ok(Err(error)) => error.to_string(),
                 _ => "PROXY header: none came in time".to_owned(),
             };
+            drop(place);
             return refusals.tell(connecting, "proxy", &cause);
         }
     };
     match place.belongs_to(client.ip()) {
         Ok(()) => start(stream, connecting, client, local, place, refusals.gate.clone()).await,
-        Err(refusal) => refusals.refuse(&stream, client, refusal),
+        Err(refusal) => {
+            drop(place);
+            refusals.refuse(&stream, client, refusal);
+        }
     }
 }
 

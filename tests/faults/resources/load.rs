@@ -26,6 +26,17 @@ pub(super) async fn greeted(from: &str, to: SocketAddr) -> (Client, String) {
     (client, said)
 }
 
+/// As soon as there is a place.
+pub(super) async fn admitted(from: &str, to: SocketAddr) -> Client {
+    loop {
+        let (client, said) = greeted(from, to).await;
+        if said.starts_with("220 ") {
+            return client;
+        }
+        assert!(said.starts_with("421 "), "{said}");
+    }
+}
+
 /// The value of a series at the gateway's `[server.http]`.
 pub(super) async fn metric(http: SocketAddr, series: &str) -> f64 {
     let mut stream = TcpStream::connect(http).await.unwrap();
