@@ -99,6 +99,12 @@ impl Queue {
         self.changed.notify_one();
     }
 
+    /// New mail may come. Reports of our own always may.
+    pub fn has_room(&self) -> bool {
+        let messages = self.schedule().len();
+        messages < self.settings().max_messages
+    }
+
     /// Takes charge of mails: all of them durable when this returns `Ok`, and none otherwise. Those of one batch may be
     /// one content with several fates, e.g. with recipients split off for quarantine.
     ///

@@ -32,7 +32,7 @@ pub mod verbs;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -166,9 +166,13 @@ impl Server {
         let host = Arc::new(Host::new(setup::host(settings, compiler), services)?);
         let started = live::start(&host, settings).await?;
         let incoming = spool.incoming_directory().to_owned();
-        let room = spool.clone();
+        let (room, filled) = (spool.clone(), Arc::new(OnceLock::<Weak<Queue>>::new()));
         let snapshot = setup::snapshot(settings, incoming.clone(), started.chains);
-        let has_room = Box::new(move |octets| room.has_room_for(octets));
+        let queue_of_it = filled.clone();
+        let has_room = Box::new(move |octets| {
+            let queue = queue_of_it.get().and_then(Weak::upgrade);
+            queue.is_none_or(|queue| queue.has_room()) && room.has_room_for(octets)
+        });
         let gateway = Gateway::new(snapshot, clerk, has_room);
         let gateway = gateway.with_unknown_recipients(Box::new(move |client| unknown_recipients.add(client)));
         let limits = Arc::new(ArcSwap::from_pointee(setup::connections(settings, &metrics)));
@@ -176,6 +180,7 @@ impl Server {
         let gateway = Arc::new(gateway.with_handshakes(Box::new(move |client| handshakes.admits(client))));
         let prepare = Arc::new(Preparation { gateway: gateway.clone(), signer: signer.clone() });
         let queue = Queue::new(setup::queue(settings), spool.clone(), mailboxes.clone(), prepare, log, metrics.clone());
+        let _ = filled.set(Arc::downgrade(&queue));
         let (stopping, stopped) = watch::channel(false);
         let supervisor = Supervisor::from_environment();
         let parts = Parts {
@@ -243,11 +248,11 @@ impl Server {
     /// one at once.
     pub fn supervise(&self) {
         self.supervisor.ready();
-        let (spool, metrics) = (self.spool.clone(), self.gateway.clerk.metrics.clone());
+        let (spool, queue, metrics) = (self.spool.clone(), self.queue.clone(), self.gateway.clerk.metrics.clone());
         let committer = spool.clone();
         let turn = move || committer.clone().turn();
         // Until the very end, beyond `stop`: it is watched until it is gone.
-        tokio::spawn(self.supervisor.clone().beat(turn, move || standing(&spool, &metrics)));
+        tokio::spawn(self.supervisor.clone().beat(turn, move || standing(&spool, &queue, &metrics)));
     }
 
     /// In order, and not longer than the drain time for sessions and again for deliveries.
@@ -351,11 +356,12 @@ impl Server {
     }
 
     fn readiness(&self, stopping: watch::Receiver<bool>) -> Readiness {
-        let spool = self.spool.clone();
+        let (spool, queue) = (self.spool.clone(), self.queue.clone());
         Arc::new(move || match (spool.is_healthy(), *stopping.borrow()) {
             (false, _) => Err("the spool has failed"),
             (true, true) => Err("stopping"),
             (true, false) if !spool.has_room_for(0) => Err("the spool is full"),
+            (true, false) if !queue.has_room() => Err("the queue is full"),
             (true, false) => Ok(()),
         })
     }
@@ -430,13 +436,17 @@ pub fn delivery(settings: &Settings, resolver: Resolver, metrics: &Arc<Metrics>)
 }
 
 /// In a few words, for whoever asks the service manager.
-fn standing(spool: &SegmentSpool, metrics: &Metrics) -> String {
+fn standing(spool: &SegmentSpool, queue: &Queue, metrics: &Metrics) -> String {
     if !spool.is_healthy() {
         return "takes no mail: the spool has failed; the log says why".to_owned();
     }
     let states = ["ready", "waiting", "delivering", "held", "quarantined"];
     let queued: i64 = states.iter().map(|state| metrics.queue_messages.with_label_values(&[*state]).get()).sum();
-    let takes = if spool.has_room_for(0) { "takes mail" } else { "takes no mail, the spool is full" };
+    let takes = match (spool.has_room_for(0), queue.has_room()) {
+        (false, _) => "takes no mail, the spool is full",
+        (true, false) => "takes no mail, the queue is full",
+        (true, true) => "takes mail",
+    };
     format!("{takes}; {} sessions, {queued} messages in the queue", metrics.sessions_open.get())
 }
 

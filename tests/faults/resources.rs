@@ -10,6 +10,7 @@ mod tls;
 use std::path::Path;
 use std::sync::LazyLock;
 
+use postern::queue::Filter;
 use postern_tests::scene::{NO_DNS, Scene, head};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
@@ -37,6 +38,23 @@ const HTTP: &str = "[server.http]\naddress = \"127.0.0.1:0\"\n";
 /// What is said of a small mail.
 async fn send(scene: &Scene) -> String {
     scene.send("", "a@client.example", &["b@example.com"], "Subject: x\r\n\r\nx\r\n").await
+}
+
+/// What the memory holds of each message is bounded only with their number.
+#[tokio::test]
+async fn rs4_a_full_queue_takes_no_new_mail_until_there_is_room() {
+    let directory = tempfile::tempdir().unwrap();
+    // A next hop that nobody is behind.
+    let config = head(NO_DNS).replace("{sink}", "1") + "[queue]\nmax_messages = 2\n" + HTTP;
+    let scene = Scene::set(&config, directory.path()).await.unwrap();
+    for reply in ["250 ", "250 ", "452 4.3.1 ", "452 4.3.1 "] {
+        let said = send(&scene).await;
+        assert!(said.starts_with(reply), "{said}");
+    }
+    scene.queue(2).await.unwrap();
+    let queued = scene.server.queue().list(&Filter::default()).await.unwrap().messages;
+    scene.server.queue().delete(&Filter { ids: vec![queued[0].id], ..Filter::default() }).await.unwrap();
+    assert!(send(&scene).await.starts_with("250 "), "there is room again");
 }
 
 #[test]

@@ -186,6 +186,7 @@ pub struct Queue {
     pub concurrency_per_destination: u32,
     pub concurrency_per_tenant: u32,
     pub quarantine_keep: Duration,
+    pub max_messages: u32,
 }
 
 /// The SMTP client. The timeouts are those of RFC 5321 §4.5.3.2.

@@ -182,6 +182,7 @@ pub struct Queue {
     pub concurrency_per_destination: Option<Count>,
     pub concurrency_per_tenant: Option<Count>,
     pub quarantine_keep: Option<At<Duration>>,
+    pub max_messages: Option<Count>,
 }
 
 pub enum Retry {

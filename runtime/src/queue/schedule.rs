@@ -304,6 +304,10 @@ impl Schedule {
     }
 
     /// Messages by standing, in the order of [`Standing::ALL`].
+    pub fn len(&self) -> usize {
+        self.messages.len()
+    }
+
     pub fn counts(&self) -> [usize; Standing::ALL.len()] {
         self.counts
     }

@@ -29,6 +29,8 @@ pub struct Settings {
     pub max_per_tenant: usize,
     /// Messages for which the `deliver` chains are asked at a time.
     pub max_preparing: usize,
+    /// Messages, those in quarantine too: the memory holds something of each. With so many, no new mail is taken.
+    pub max_messages: usize,
     /// How long a stop waits for attempts that are under way.
     pub shutdown_deadline: Duration,
     /// Octets of a message that a DSN returns whole (RET=FULL); of a longer one, and otherwise, only the header.
@@ -50,6 +52,7 @@ impl Settings {
             max_per_destination: 20,
             max_per_tenant: 100,
             max_preparing: 32,
+            max_messages: 1_000_000,
             shutdown_deadline: Duration::from_secs(30),
             max_returned: 64 * 1024,
         }
