@@ -1,1 +1,4 @@
-//! End of data and bugs of other servers. T: what ended a message or kept state elsewhere, and must not here.
+//! T-…: what ends a message, and the bugs that other servers have had.
+
+mod sequences;
+mod states;

@@ -80,7 +80,7 @@ fn text(setup: &str, content: &str, reply: &str) -> String {
 }
 
 #[test]
-fn no_sequence_but_one_ends_data() {
+fn sp1_no_sequence_but_one_ends_data() {
     let mut dialogs = Vec::new();
     for (sequence, fault) in SEQUENCES {
         for normalize in [false, true] {
@@ -95,7 +95,7 @@ fn no_sequence_but_one_ends_data() {
 }
 
 #[test]
-fn no_sequence_ends_a_chunk() {
+fn sp1_no_sequence_ends_a_chunk() {
     let mut dialogs = Vec::new();
     for (sequence, fault) in SEQUENCES {
         for normalize in [false, true] {
@@ -116,7 +116,7 @@ fn no_sequence_ends_a_chunk() {
 }
 
 #[test]
-fn what_does_end_data() {
+fn sp1_what_does_end_data() {
     let dialogs = [
         ("", ".\r\n", "250 2.0.0 *"),
         ("", "\r\n.\r\n", "250 2.0.0 *"),
@@ -130,7 +130,7 @@ fn what_does_end_data() {
 
 /// Two writes, cut at each octet; the same in TLS, where a write is a record.
 #[test]
-fn splits() {
+fn sp1_splits() {
     for tls in [false, true] {
         for (sequence, fault) in SEQUENCES {
             let content = format!("x{sequence}RSET\r\n.\r\n");
@@ -156,7 +156,7 @@ fn splits() {
 
 /// The sequence stands across the borders of the buffers that servers have.
 #[test]
-fn borders_of_buffers() {
+fn sp1_borders_of_buffers() {
     let mut dialogs = Vec::new();
     for border in [4096, 8192, 16_384, 32_768, 65_536] {
         for (sequence, fault) in SEQUENCES {

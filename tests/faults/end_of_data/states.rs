@@ -20,7 +20,7 @@ const CHUNKS: [(&str, &str, After); 5] = [
 ];
 
 #[test]
-fn bdat_and_what_follows_it() {
+fn t_bdat_state_what_follows_a_chunk() {
     let after_tls = "@ tls\nC: MAIL FROM:<>\nS: 503 *\n";
     let last = "C\"BDAT 3 LAST\\r\\nx\\r\\n\"\n";
     let then = [
@@ -60,7 +60,7 @@ fn bdat_and_what_follows_it() {
 
 /// T-BDAT-MANY: tiny chunks cost nothing but their octets.
 #[test]
-fn many_tiny_chunks_make_one_message() {
+fn t_bdat_many_tiny_chunks_make_one_message() {
     let text = format!(
         "# T-BDAT-MANY: tiny chunks\n{GREETED}{RECIPIENT}C\"\\(BDAT 1\\r\\nx*500)\"\nS*500: 250 2.0.0 1 octets received\n\
          C: BDAT 0 LAST\nS: 250 2.0.0 Ok: queued as *\n@ mails 1\n@ mail 1 has \"\\(x*500)\"\n"
@@ -70,7 +70,7 @@ fn many_tiny_chunks_make_one_message() {
 
 /// T-STATE-1 for each way in which a message can end.
 #[test]
-fn nothing_of_a_transaction_outlives_its_end() {
+fn t_state_1_nothing_of_a_transaction_outlives_its_end() {
     let ends = [
         ("taken", "", "x", "250 2.0.0 *"),
         ("rejected", "@ filter once data reject 550 5.7.1 No\n", "x", "550 5.7.1 No"),
