@@ -11,6 +11,7 @@ mod identity;
 mod kept;
 mod live;
 mod mailboxes;
+mod mime;
 mod monitoring;
 mod packaging;
 mod policies;

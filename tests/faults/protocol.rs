@@ -29,7 +29,9 @@ fn sp5_starttls_twice_and_in_a_transaction() {
 fn sp6_auth_out_of_place_malformed_and_guessed() {
     play_row("SP6", 6);
     // A megabyte is given up long before its end.
-    let text = format!("@ offer implicit\n@ auth\n{GREETED}C: AUTH PLAIN\nS: 334 *\nC\"\\(A*1000000)\"\nS: 421 4.7.0 *\n@ close\n");
+    let text = format!(
+        "@ offer implicit\n@ auth\n{GREETED}C: AUTH PLAIN\nS: 334 *\nC\"\\(A*1000000)\"\nS: 421 4.7.0 *\n@ close\n"
+    );
     let in_a_transaction =
         format!("@ offer implicit\n@ auth\n{GREETED}{RECIPIENT}C: AUTH PLAIN AGFubgBzZWNyZXQ=\nS: 503 5.5.1 *\n");
     play([ends("megabyte", &text), ends("transaction", &in_a_transaction)]);
@@ -58,9 +60,14 @@ fn sp8_commands_out_of_order() {
 fn sp13_parameters_of_dsn() {
     play_row("SP13", 1);
     // Ten kilobytes are no command line.
-    let long = |command: &str| format!("{GREETED}{RECIPIENT}C\"{command}\\(x*10000)\\r\\n\"\nS: 500 5.5.2 *\nC: DATA\nS: 354 *\n");
+    let long = |command: &str| {
+        format!("{GREETED}{RECIPIENT}C\"{command}\\(x*10000)\\r\\n\"\nS: 500 5.5.2 *\nC: DATA\nS: 354 *\n")
+    };
     play([
-        ends("envid", &format!("{GREETED}C\"MAIL FROM:<> ENVID=\\(x*10000)\\r\\n\"\nS: 500 5.5.2 *\nC: DATA\nS: 503 *\n")),
+        ends(
+            "envid",
+            &format!("{GREETED}C\"MAIL FROM:<> ENVID=\\(x*10000)\\r\\n\"\nS: 500 5.5.2 *\nC: DATA\nS: 503 *\n"),
+        ),
         ends("orcpt", &long("RCPT TO:<jones@example.com> ORCPT=rfc822;")),
     ]);
 }
@@ -72,7 +79,12 @@ fn sp14_commands_of_strangers() {
     play([
         // Before the banner it is an early talker's word, after it no command.
         ends("proxy first", &format!("C: {line}\nS: 554 5.5.0 *\n@ close\n")),
-        ends("proxy later", &format!("S: 220 *\nC: {line}\nS: 500 5.5.2 *\nC: EHLO x\nS...: 250\nC: MAIL FROM:<>\nS: 250 *\nC: RCPT TO:<u@evil.example>\nS: 550 5.7.1 *\n")),
+        ends(
+            "proxy later",
+            &format!(
+                "S: 220 *\nC: {line}\nS: 500 5.5.2 *\nC: EHLO x\nS...: 250\nC: MAIL FROM:<>\nS: 250 *\nC: RCPT TO:<u@evil.example>\nS: 550 5.7.1 *\n"
+            ),
+        ),
     ]);
 }
 

@@ -150,7 +150,9 @@ impl Dns {
         message.add_query(question.clone());
         let known = zone.records.keys().any(|(known, _)| *known == name);
         let (mut owner, mut name) = (question.name().clone(), name);
-        if let Some([RData::CNAME(CNAME(target))]) = zone.records.get(&(name.clone(), RecordType::CNAME)).map(Vec::as_slice) {
+        if let Some([RData::CNAME(CNAME(target))]) =
+            zone.records.get(&(name.clone(), RecordType::CNAME)).map(Vec::as_slice)
+        {
             message.add_answer(Record::from_rdata(owner, 300, RData::CNAME(CNAME(target.clone()))));
             owner = target.clone();
             name = target.to_ascii().trim_end_matches('.').to_owned();

@@ -39,7 +39,9 @@ fn t_dsn_param_encoded_octets() {
 fn t_from_lines_count_as_the_rest_does() {
     play_row("T-FROM-LINES", 2);
     let mail = |lines: usize| {
-        format!("{RECIPIENT}C: DATA\nS: 354 *\nC\"\\(From a Mon Jan  1\\r\\n*{lines})Subject: x\\r\\n\\r\\nx\\r\\n.\\r\\n\"\n")
+        format!(
+            "{RECIPIENT}C: DATA\nS: 354 *\nC\"\\(From a Mon Jan  1\\r\\n*{lines})Subject: x\\r\\n\\r\\nx\\r\\n.\\r\\n\"\n"
+        )
     };
     let (much, little) = (mail(10_000), mail(100));
     play([(
@@ -115,7 +117,12 @@ async fn t_call_ahead_answers_are_kept_for_each_tenant() {
     };
     let hop = Hop::start(says).await.unwrap();
     let config = head(NO_DNS).replace("{sink}", &hop.address.port().to_string());
-    let other = config.split("[[tenant]]").nth(1).unwrap().replace("\"example\"", "\"other\"").replace("example.com", "example.org");
+    let other = config
+        .split("[[tenant]]")
+        .nth(1)
+        .unwrap()
+        .replace("\"example\"", "\"other\"")
+        .replace("example.com", "example.org");
     let config = format!("{config}[[tenant]]{other}[chain]\nplatform = [\"recipients\"]\n");
     let scene = Scene::set(&config, directory.path()).await.unwrap();
     for (to, expected) in [

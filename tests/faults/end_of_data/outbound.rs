@@ -54,7 +54,14 @@ async fn messages(scene: &Scene, hop: &Hop, count: usize) -> Vec<Vec<u8>> {
     for octets in &heard {
         let (commands, messages) = transactions(octets);
         for (at, command) in commands.iter().enumerate() {
-            let known = ["EHLO mx.example.net", "MAIL FROM:<a@client.example>", "RCPT TO:<b@example.com>", "DATA", "QUIT", "RSET"];
+            let known = [
+                "EHLO mx.example.net",
+                "MAIL FROM:<a@client.example>",
+                "RCPT TO:<b@example.com>",
+                "DATA",
+                "QUIT",
+                "RSET",
+            ];
             assert!(known.iter().any(|known| command.starts_with(known)), "{at}: {command}");
         }
         assert_eq!(commands.iter().filter(|command| command.starts_with("MAIL")).count(), messages.len());
@@ -144,8 +151,10 @@ fn expected_lines(content: &[u8], chunks: bool) -> Vec<u8> {
     let (header, body) = lines.split_at(head);
     let body = body.strip_prefix(&[Vec::new()]).unwrap_or(body);
     let line = |line: &Vec<u8>| [line.as_slice(), b"\r\n"].concat();
-    let (header, body): (Vec<_>, Vec<_>) = (header.iter().flat_map(line).collect(), body.iter().flat_map(line).collect());
-    [header, b"\r\n".to_vec(), body, unfinished.map(|line| [line, b"\r\n".to_vec()].concat()).unwrap_or_default()].concat()
+    let (header, body): (Vec<_>, Vec<_>) =
+        (header.iter().flat_map(line).collect(), body.iter().flat_map(line).collect());
+    [header, b"\r\n".to_vec(), body, unfinished.map(|line| [line, b"\r\n".to_vec()].concat()).unwrap_or_default()]
+        .concat()
 }
 
 /// Content as sent by BDAT; the fields of its header, as they are to come; its body, where it is to have one.
@@ -228,7 +237,8 @@ async fn t_smug_ins_inserted_fields_change_nothing_else() {
             }
         }
         for (name, above) in INSERTED {
-            let at: Vec<_> = (0..fields.len()).filter(|&at| fields[at].starts_with(format!("{name}:").as_bytes())).collect();
+            let at: Vec<_> =
+                (0..fields.len()).filter(|&at| fields[at].starts_with(format!("{name}:").as_bytes())).collect();
             assert_eq!(at.len(), 1, "{name} in {whole}");
             let field = fields.remove(at[0]);
             assert!(field.ends_with(b"\r\n"), "{name} in {whole}");

@@ -61,7 +61,8 @@ fn escaped(octets: &[u8]) -> String {
     })
 }
 
-pub const SMUGGLED: &str = "MAIL FROM:<x@client.example>\r\nRCPT TO:<green@example.com>\r\nDATA\r\nSubject: smuggled\r\n";
+pub const SMUGGLED: &str =
+    "MAIL FROM:<x@client.example>\r\nRCPT TO:<green@example.com>\r\nDATA\r\nSubject: smuggled\r\n";
 
 /// The octets after 354, up to and with the true end, where the sequence stands at the start, in the header, between header
 /// and body, and in the body.

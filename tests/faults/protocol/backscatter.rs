@@ -53,7 +53,11 @@ async fn sp11_a_ring_of_two_gateways_stops_within_the_limit() {
     assert!(reply.starts_with("250 "), "{reply}");
     let both = || [first.events(), second.events()].concat();
     let dropped = |event: &Value| event["event"] == "failed" && event["dropped"] == true;
-    let ends = async { while !both().iter().any(dropped) { tokio::task::yield_now().await } };
+    let ends = async {
+        while !both().iter().any(dropped) {
+            tokio::task::yield_now().await
+        }
+    };
     tokio::time::timeout(postern_tests::scene::PATIENCE, ends).await.expect("an end");
     first.queue(0).await.unwrap();
     second.queue(0).await.unwrap();
@@ -61,7 +65,8 @@ async fn sp11_a_ring_of_two_gateways_stops_within_the_limit() {
     let count = |so: &dyn Fn(&Value) -> bool| events.iter().filter(|event| so(event)).count();
     // Each hop writes a trace field, and with more than six of them there is no next: the client and six hops have handed on
     // the mail, seven hops the report.
-    let looped = |event: &Value| event["event"] == "failed" && event["reply"].as_str().unwrap().starts_with("554 5.4.6 ");
+    let looped =
+        |event: &Value| event["event"] == "failed" && event["reply"].as_str().unwrap().starts_with("554 5.4.6 ");
     assert_eq!(count(&looped), 2, "{}", first.story());
     assert_eq!(count(&|event| event["event"] == "dsn"), 1);
     assert_eq!(count(&|event| event["event"] == "delivered"), 6 + 7, "{}", first.story());

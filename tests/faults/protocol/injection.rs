@@ -70,15 +70,24 @@ fn check_received(value: &str, what: &str) {
     let by = at("by").unwrap();
     assert!(by == 3 || by == 4, "{what}: {value}");
     assert_eq!(words[by..by + 5].iter().map(|word| word.len().min(2)).max(), Some(2));
-    assert_eq!(words[by + 1..by + 5].join(" ").split(" id").next(), Some("mx.example.net with ESMTP"), "{what}: {value}");
-    assert_eq!((value.matches('(').count(), value.matches(')').count(), value.matches(';').count()), (1, 1, 1), "{what}");
+    assert_eq!(
+        words[by + 1..by + 5].join(" ").split(" id").next(),
+        Some("mx.example.net with ESMTP"),
+        "{what}: {value}"
+    );
+    assert_eq!(
+        (value.matches('(').count(), value.matches(')').count(), value.matches(';').count()),
+        (1, 1, 1),
+        "{what}"
+    );
 }
 
 /// RFC 8601 §2.2: our name, then results of methods that were asked for, and none besides.
 fn check_results(value: &str, what: &str) {
     let parts = split(value);
     assert_eq!(parts[0].trim(), "mx.example.net", "{what}: {value}");
-    let methods: BTreeSet<_> = parts[1..].iter().map(|part| part.trim().split('=').next().unwrap_or_default()).collect();
+    let methods: BTreeSet<_> =
+        parts[1..].iter().map(|part| part.trim().split('=').next().unwrap_or_default()).collect();
     assert!(methods.iter().all(|method| ["spf", "iprev"].contains(method)), "{what}: {value}");
 }
 
@@ -127,7 +136,8 @@ async fn scene(directory: &std::path::Path, dns: &Dns, config: &str) -> Scene {
     scene.unwrap()
 }
 
-const SPF: &str = "[[plugin]]\nname = \"spf\"\nconfig = { fail = \"tag\", helo_fail = \"tag\" }\n[chain]\nplatform = [\"spf\"]\n";
+const SPF: &str =
+    "[[plugin]]\nname = \"spf\"\nconfig = { fail = \"tag\", helo_fail = \"tag\" }\n[chain]\nplatform = [\"spf\"]\n";
 
 /// In the name at EHLO, and quoted in the sender's local part: both are quoted in the results of SPF.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -137,7 +147,10 @@ async fn sp17_octets_in_ehlo_and_in_the_sender() {
     dns.txt("client.example", "v=spf1 -all");
     let scene = scene(directory.path(), &dns, SPF).await;
     let mut places: Vec<Vec<u8>> = (0..=255_u8).map(|octet| vec![octet]).collect();
-    places.extend(["\u{85}", "\u{2028}", "\u{fc}", "\u{202e}", "\\\"", ";dkim=pass(", ")\\", "\r\nX: y"].map(|text| text.as_bytes().to_vec()));
+    places.extend(
+        ["\u{85}", "\u{2028}", "\u{fc}", "\u{202e}", "\\\"", ";dkim=pass(", ")\\", "\r\nX: y"]
+            .map(|text| text.as_bytes().to_vec()),
+    );
     let mut whats = Vec::new();
     for place in &places {
         let with = |before: &str, after: &str| [before.as_bytes(), place, after.as_bytes()].concat();
@@ -273,6 +286,8 @@ async fn sp17_octets_in_sni() {
     assert!(scene.events().iter().all(|event| event["event"] != "mail"));
     check_log(&scene);
     let is_end = |event: &Value| event["event"] == "disconnect";
-    assert!(scene.events().iter().filter(|event| is_end(event)).all(|event| event["end"].as_str().unwrap().len() < 300));
+    assert!(
+        scene.events().iter().filter(|event| is_end(event)).all(|event| event["end"].as_str().unwrap().len() < 300)
+    );
     scene.server.stop().await;
 }

@@ -45,7 +45,8 @@ async fn sp10_exchanges_that_are_ourselves_or_nobody() {
         ("group-six", "ff02::1"),
     ];
     for (name, address) in addresses {
-        dns.mx(&format!("{name}.example"), 10, &format!("mx.{name}.example")).address(&format!("mx.{name}.example"), address);
+        dns.mx(&format!("{name}.example"), 10, &format!("mx.{name}.example"))
+            .address(&format!("mx.{name}.example"), address);
         // Without an MX record the domain is its own exchange; and under another name.
         dns.address(&format!("plain-{name}.example"), address);
         dns.mx(&format!("alias-{name}.example"), 10, &format!("alias.{name}.example"));
@@ -73,7 +74,9 @@ async fn sp10_exchanges_that_are_ourselves_or_nobody() {
 async fn sp10_address_literals_do_not_lead_back() {
     let directory = tempfile::tempdir().unwrap();
     let scene = Scene::set(&[head(NO_DNS).as_str(), OFFICE].concat(), directory.path()).await.unwrap();
-    for literal in ["127.0.0.1", "127.9.9.9", "0.0.0.0", "224.0.0.1", "255.255.255.255", "IPv6:::1", "IPv6:::", "IPv6:ff02::1"] {
+    for literal in
+        ["127.0.0.1", "127.9.9.9", "0.0.0.0", "224.0.0.1", "255.255.255.255", "IPv6:::1", "IPv6:::", "IPv6:ff02::1"]
+    {
         let to = format!("u@[{literal}]");
         let said = outcome(&scene, &to).await;
         assert!(said.starts_with("failed 554 5.4.6 "), "{to}: {said}");
