@@ -8,11 +8,20 @@ use postern_tests::client::Client;
 use postern_tests::scene::{NO_DNS, Scene, head};
 
 /// What is not taken, and what is said to it.
-const REFUSED: &[(&str, &str)] = &[];
+const REFUSED: &[(&str, &str)] = &[
+    ("mail-parser/legacy/049.eml", BARE_CR),
+    ("mail-parser/malformed/000.eml", BARE_LF),
+    ("mail-parser/malformed/018.eml", BARE_LF),
+    ("mail-parser/thirdparty/001.eml", BARE_LF),
+    ("mail-parser/thirdparty/003.eml", BARE_LF),
+    ("mail-parser/thirdparty/005.eml", "554 5.6.1 Message has a NUL octet"),
+];
+const BARE_CR: &str = "550 5.5.2 Message has a bare <CR>, see RFC 5321 section 2.3.8";
+const BARE_LF: &str = "550 5.5.2 Message has a bare <LF>, see RFC 5321 section 2.3.8";
 /// What gets an empty line before the first line that is no field, with the number of fields' lines before it.
-const SEPARATED: &[(&str, usize)] = &[];
+const SEPARATED: &[(&str, usize)] = &[("cpython/msg_19.txt", 0), ("cpython/msg_35.txt", 3)];
 /// What begins with the line of an mbox, which is left out.
-const MBOX: &[&str] = &[];
+const MBOX: &[&str] = &["cpython/msg_25.txt", "cpython/msg_43.txt"];
 
 /// Each with its path below the folder; line ends are CRLF, but where a file has some of both.
 fn files() -> BTreeMap<String, Vec<u8>> {

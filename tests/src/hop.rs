@@ -123,7 +123,7 @@ async fn converse(ear: &mut Ear, reply: &(impl Fn(&str) -> Reply + Sync)) -> io:
             ".".to_owned()
         } else {
             let octets = ear.until(|input| input.iter().position(|&b| b == b'\n').map(|at| at + 1)).await?;
-            String::from_utf8_lossy(octets.trim_ascii_end()).into_owned()
+            octets.trim_ascii_end().escape_ascii().to_string()
         };
     }
 }
