@@ -111,8 +111,8 @@ async fn sp12_reports_go_to_nobody_who_has_not_sent_the_mail() {
         scene.queue(0).await.unwrap();
         reports += usize::from(is_told);
         let failed = |events: &[Value]| {
-            let ends = events.iter().filter(|event| event["event"] == "failed");
-            ends.last().is_some_and(|event| event["dropped"] == !is_told)
+            let end = events.iter().rfind(|event| event["event"] == "failed");
+            end.is_some_and(|event| event["dropped"] == !is_told)
         };
         scene.until(failed).await;
         let taken = scene.taken("sink", reports).await;

@@ -257,7 +257,7 @@ async fn sp17_octets_in_an_explanation() {
 fn sp17_octets_in_the_name_of_a_user() {
     let mut text = format!("# SP17: AUTH\n@ offer implicit\n@ auth\n@ set max_errors 1000\n{}", crate::GREETED);
     for octet in 0..=255_u8 {
-        let credentials = STANDARD.encode(&[&b"\0ann"[..], &[octet], b"x\0secret"].concat());
+        let credentials = STANDARD.encode([&b"\0ann"[..], &[octet], b"x\0secret"].concat());
         text += &format!("C: AUTH PLAIN {credentials}\nS: 5*\n");
     }
     crate::play([("octets in a login".to_owned(), text + "C: NOOP\nS: 250 *\n")]);
