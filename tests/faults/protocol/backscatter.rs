@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use postern_tests::dns::Dns;
 use postern_tests::hop::{Hop, taking};
-use postern_tests::scene::{NO_DNS, Scene, head};
+use postern_tests::scene::{NO_DNS, PATIENCE, Scene, head};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -58,7 +58,7 @@ async fn sp11_a_ring_of_two_gateways_stops_within_the_limit() {
             tokio::task::yield_now().await
         }
     };
-    tokio::time::timeout(postern_tests::scene::PATIENCE, ends).await.expect("an end");
+    tokio::time::timeout(PATIENCE, ends).await.expect("an end");
     first.queue(0).await.unwrap();
     second.queue(0).await.unwrap();
     let events = both();
@@ -114,7 +114,7 @@ async fn sp12_reports_go_to_nobody_who_has_not_sent_the_mail() {
             let end = events.iter().rfind(|event| event["event"] == "failed");
             end.is_some_and(|event| event["dropped"] == !is_told)
         };
-        scene.until(failed).await;
+        tokio::time::timeout(PATIENCE, scene.until(failed)).await.expect("an end of the mail");
         let taken = scene.taken("sink", reports).await;
         assert_eq!(taken.len(), reports, "{sender}");
         let report = taken.last().unwrap();
