@@ -102,7 +102,7 @@ fn row_of(test: &str) -> Option<String> {
     let number = row[letters.len()..].parse().unwrap_or(0);
     let row_is_there =
         |(name, rows): &(&str, usize)| name.to_ascii_lowercase() == letters && (1..=*rows).contains(&number);
-    ROWS.iter().any(row_is_there).then(|| row.to_uppercase())
+    ROWS.iter().any(row_is_there).then(|| row.to_ascii_uppercase())
 }
 
 #[test]
