@@ -114,8 +114,10 @@ need-rust:
 	@command -v $(CARGO) >/dev/null 2>&1 || { \
 	  echo 'Rust 1.95 or newer is needed. See https://www.rust-lang.org/tools/install, then run make again.' >&2; exit 1; }
 
-# SPF, DKIM and ARC against the suites that others wrote (tests/suites); fetches them from PyPI. POSTERN_ARC_SUITE: where the
+# SPF, DKIM and ARC against the suites that others wrote, and MIME files of others through the gateway (tests/suites); fetches
+# them from PyPI and Debian. POSTERN_ARC_SUITE: where the
 # ARC suite is, if not in ../shared/suites/arc.
 test-suites: plugins
 	@tests/suites/install
 	$(CARGO) test --package postern --lib -- --ignored _suite
+	$(CARGO) test --package postern-tests --test suite -- --ignored _suite

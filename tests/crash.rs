@@ -203,6 +203,10 @@ impl Gateway {
         gateway
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     fn kill(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();

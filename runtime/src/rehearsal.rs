@@ -391,7 +391,7 @@ fn routes(mail: &Mail, usual: &str) -> Vec<(String, String)> {
 fn by_mx(host: &MailHost) -> String {
     match host {
         MailHost::Domain(domain) => Route::Mx(Some(domain.clone())).to_string(),
-        MailHost::Literal(_) => format!("host:{host}:25"),
+        MailHost::Literal(address) => Route::Literal(*address).to_string(),
     }
 }
 

@@ -120,6 +120,12 @@ class Gateway:
         for name, (role, tls) in listeners.items():
             self.ports[name] = free_port()
             text += LISTENER.format(name=name, address=LOOPBACK, port=self.ports[name], role=role, tls=tls)
+        # One that repairs line ends.
+        self.ports["lenient"] = free_port()
+        text += LISTENER.format(
+            name="lenient", address=LOOPBACK, port=self.ports["lenient"], role="inbound", tls="none"
+        )
+        text += 'line_ends = "normalize"\n'
         (self.directory / "spool").mkdir()
         config = self.directory / "postern.toml"
         config.write_text(text + destinations)

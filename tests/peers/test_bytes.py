@@ -6,6 +6,7 @@ server or client does by itself, which its `peculiar` names.
 
 from __future__ import annotations
 
+import itertools
 import re
 import smtplib
 import ssl
@@ -98,6 +99,44 @@ def test_from_client_to_server(server: Server, gateway: Gateway, token: str) -> 
         if mail.data != MESSAGES[name]:
             differ[name] = difference(MESSAGES[name], mail.data)
     assert not differ, report(differ)
+
+
+# On each of these, in one place or another, some server ends a message (SMTP smuggling, 2023).
+SEQUENCES = [
+    *(b"\n.\n", b"\n.\r", b"\n.\r\n", b"\r.\r", b"\r.\n", b"\r.\r\n", b"\r\n.\n", b"\r\n.\r", b"\r\n.\r\r\n"),
+    *(b"\r\r\n.\r\r\n", b"\n\r.\r\n", b"\r\n.\n\r", b"\n\n.\r\n", b"\r\n\0.\r\n", b"\r\n.\0\r\n", b"\r\n.\r\0\n"),
+    *(b"\r\n. \r\n", b"\r\n.\t\r\n", b"\r\n\x0b.\r\n", b"\r\n.\x85\r\n", b"\r\n.\xc2\x85\r\n", b"\r\n..\r\n"),
+]
+
+
+@pytest.mark.cell("servers", "one mail for each smuggling sequence")
+@pytest.mark.parametrize("kind", SERVERS, ids=lambda kind: kind.name)
+def test_no_sequence_makes_two_mails(server: Server, gateway: Gateway, token: str) -> None:
+    """Neither of what the strict listener takes nor of what the other repairs: at the server one mail for each 250."""
+    smuggled = f"{token}-smuggled@{server.domain()}"
+    behind = f"MAIL FROM:<x@sender.test>\r\nRCPT TO:<{smuggled}>\r\nDATA\r\nSubject: smuggled\r\n\r\nx\r\n"
+    taken, refused = [], []
+    for number, sequence in enumerate(SEQUENCES):
+        for way, (listener, chunks) in enumerate(itertools.product(("mx", "lenient"), (False, True))):
+            recipient = f"{token}-{number}-{way}@{server.domain()}"
+            content = b"From: ann@sender.test\r\nSubject: x\r\n\r\nbody" + sequence + behind.encode()
+            with smtplib.SMTP(LOOPBACK, gateway.ports[listener], "client.test", timeout=PATIENCE) as client:
+                client.ehlo()
+                client.mail("ann@sender.test", ["BODY=8BITMIME"])
+                assert client.rcpt(recipient)[0] == 250
+                if chunks:
+                    client.send(f"BDAT {len(content)} LAST\r\n".encode() + content)
+                else:
+                    assert client.docmd("DATA")[0] == 354
+                    client.send(content + b".\r\n")
+                code, _ = client.getreply()
+                assert client.noop()[0] == 250, sequence
+            (taken if code == 250 else refused).append(recipient)
+    assert len(taken) > len(SEQUENCES)
+    for recipient in taken:
+        assert len(server.mails(recipient)) == 1, recipient
+    assert [address for address in (smuggled, *refused) if server.has(address)] == []
+    assert [recipient for recipient in taken if server.has(recipient) != 1] == []
 
 
 def report(differ: dict[str, str]) -> str:

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hickory_resolver::proto::op::{Message, ResponseCode};
-use hickory_resolver::proto::rr::rdata::{A, AAAA, MX, NS, PTR, SOA, TXT};
+use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME, MX, NS, PTR, SOA, TXT};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use tokio::net::UdpSocket;
 
@@ -53,12 +53,30 @@ impl Dns {
         self.add(name, RecordType::MX, RData::MX(MX::new(preference, absolute(host))))
     }
 
+    /// Another name; what that one has comes with it, as from a server that resolves.
+    pub fn cname(&self, name: &str, target: &str) -> &Self {
+        self.add(name, RecordType::CNAME, RData::CNAME(CNAME(absolute(target))))
+    }
+
     pub fn ns(&self, name: &str, host: &str) -> &Self {
         self.add(name, RecordType::NS, RData::NS(NS(absolute(host))))
     }
 
     pub fn txt(&self, name: &str, text: &str) -> &Self {
         self.add(name, RecordType::TXT, RData::TXT(TXT::new(vec![text.to_owned()])))
+    }
+
+    /// The same with any octets.
+    pub fn txt_octets(&self, name: &str, text: &[u8]) -> &Self {
+        self.add(name, RecordType::TXT, RData::TXT(TXT::from_bytes(vec![text])))
+    }
+
+    /// The name of an address, of any octets, and the address of that name.
+    pub fn ptr_octets(&self, address: &str, labels: &[&[u8]]) -> &Self {
+        let name = Name::from_labels(labels.iter().copied()).unwrap_or_else(|error| panic!("{labels:?}: {error}"));
+        let (forward, reverse) = (name.to_ascii(), Name::from(ip(address)).to_ascii());
+        self.address(&forward.trim_end_matches('.').to_ascii_lowercase(), address);
+        self.add(reverse.trim_end_matches('.'), RecordType::PTR, RData::PTR(PTR(name)))
     }
 
     /// A line of a zone's file (RFC 1035 §5.1) as `postern` writes it: of MX or TXT, with the whole name in front.
@@ -131,11 +149,19 @@ impl Dns {
         message.metadata.recursion_available = true;
         message.add_query(question.clone());
         let known = zone.records.keys().any(|(known, _)| *known == name);
+        let (mut owner, mut name) = (question.name().clone(), name);
+        if let Some([RData::CNAME(CNAME(target))]) =
+            zone.records.get(&(name.clone(), RecordType::CNAME)).map(Vec::as_slice)
+        {
+            message.add_answer(Record::from_rdata(owner, 300, RData::CNAME(CNAME(target.clone()))));
+            owner = target.clone();
+            name = target.to_ascii().trim_end_matches('.').to_owned();
+        }
         match zone.records.get(&(name.clone(), question.query_type())) {
             _ if zone.failing.contains(&name) => message.metadata.response_code = ResponseCode::ServFail,
             Some(records) => {
                 for data in records {
-                    message.add_answer(Record::from_rdata(question.name().clone(), 300, data.clone()));
+                    message.add_answer(Record::from_rdata(owner.clone(), 300, data.clone()));
                 }
             }
             None => {

@@ -61,6 +61,10 @@ impl Delivery {
                 }
                 None => Err(NoWay::misrouted("Mail by MX for recipients of different domains")),
             },
+            Route::Literal(address) => {
+                let search = Search::by_literal(settings, resolvers, *address);
+                Ok(Way { search, name: Host::Literal(*address).to_string(), terms: by_mx })
+            }
             Route::Host { host, port, tls } => {
                 let search = Search::by_host(settings, resolvers, host, *port);
                 Ok(Way { search, name: host.to_string(), terms: Terms { tls: *tls, login: None } })

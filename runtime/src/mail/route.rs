@@ -1,6 +1,7 @@
 //! Where a mail goes next: a tenant's destination, or what a plugin chose at `deliver`.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,6 +16,9 @@ pub enum Route {
     Mx(Option<Domain>),
     /// This host or address, as given: no MX look-up (R13).
     Host { host: Host, port: u16, tls: TlsPolicy },
+    /// The address that a recipient has named instead of a domain (RFC 5321 §4.1.3): whoever wrote the mail has chosen it,
+    /// not config.
+    Literal(IpAddr),
     /// A smart host that config names, with its port, TLS policy and login.
     SmartHost(Arc<str>),
     /// A Maildir on this machine, for development and tests.
@@ -56,6 +60,7 @@ impl fmt::Display for Route {
             Self::Mx(None) => f.write_str("mx"),
             Self::Mx(Some(domain)) => write!(f, "mx:{domain}"),
             Self::Host { host, port, .. } => write!(f, "host:{host}:{port}"),
+            Self::Literal(address) => write!(f, "literal:{address}"),
             Self::SmartHost(name) => write!(f, "smart-host:{name}"),
             Self::Maildir(path) => write!(f, "maildir:{}", path.display()),
         }

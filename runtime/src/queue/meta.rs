@@ -43,6 +43,9 @@ pub struct Accepted {
     /// The sender address is proven: a refusal at `deliver` may be reported to it (no backscatter).
     #[serde(default)]
     pub authenticated: bool,
+    /// SPF says that who handed it in may not use the sender's address: it is somebody else's, who gets no report.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sender_forged: bool,
     #[serde(default)]
     pub kind: Kind,
     /// The `deliver` chains have been asked, and this is what they made of it.
@@ -74,6 +77,7 @@ impl Accepted {
             quarantine: None,
             outbound: false,
             authenticated: false,
+            sender_forged: false,
             kind: Kind::Mail,
             prepared: false,
             origin: None,

@@ -5,7 +5,6 @@
 //! nothing of it, the message is on disk as it is, and that they were asked is noted with the first outcome.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -16,7 +15,7 @@ use super::schedule::{Rest, quarantine_end};
 use super::settle::Circumstances;
 use super::store::{Encoded, NewMail};
 use crate::delivery::{DestinationKey, Diagnosis, Outcome};
-use crate::mail::{Mail, MessageId, Recipient, Route, TlsPolicy};
+use crate::mail::{Mail, MessageId, Recipient, Route};
 use crate::pipeline::Verdict;
 use crate::smtp::{Host, Mailbox, Reply};
 use crate::spool::Batch;
@@ -93,10 +92,7 @@ fn route_of(prepare: &dyn Prepare, accepted: &Accepted, recipient: &Recipient, c
     match chosen.cloned().or_else(|| prepare.destination(accepted, recipient)) {
         None | Some(Route::Mx(None)) => match &recipient.mailbox.host {
             Host::Domain(domain) => Route::Mx(Some(domain.clone())),
-            // RFC 5321 §5.1: an address literal is the host itself.
-            literal @ Host::Literal(IpAddr::V4(_) | IpAddr::V6(_)) => {
-                Route::Host { host: literal.clone(), port: 25, tls: TlsPolicy::Opportunistic }
-            }
+            Host::Literal(address) => Route::Literal(*address),
         },
         Some(route) => route,
     }

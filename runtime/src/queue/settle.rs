@@ -142,7 +142,9 @@ impl Queue {
 
     /// The DSN, if someone is to be told.
     async fn report(&self, kept: &Kept, steps: &[Step]) -> Option<NewMail> {
-        if kept.accepted.envelope.reverse_path.is_null() {
+        let accepted = &kept.accepted;
+        // SP12: a report to somebody who has not sent this is backscatter.
+        if accepted.envelope.reverse_path.is_null() || (accepted.sender_forged && !accepted.authenticated) {
             return None;
         }
         let wanted = steps.iter().filter(|step| {

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::mail::Mail;
+use crate::mail::evidence::AuthOutcome;
 use crate::queue::{self, NewMail, Queue};
 use crate::session::{Accepted, CommitError, Services};
 use crate::spool::SpoolError;
@@ -32,8 +33,9 @@ impl Services for Acceptance {
 
 pub(crate) fn new_mail(copy: Accepted, arrival: jiff::Timestamp) -> Option<NewMail> {
     // Routes of single recipients are chosen at `deliver`.
-    let Mail { id, tenant, envelope, message, tags, route, recipient_routes: _, signatures: _, evidence: _ } =
-        copy.mail;
+    let Mail { id, tenant, envelope, message, tags, route, recipient_routes: _, signatures: _, evidence } = copy.mail;
+    // Where no plugin has asked for it, nobody knows.
+    let sender_forged = evidence.spf_mail_from.get().is_some_and(|spf| spf.outcome == AuthOutcome::Fail);
     let accepted = queue::Accepted {
         tenant,
         tags,
@@ -42,6 +44,7 @@ pub(crate) fn new_mail(copy: Accepted, arrival: jiff::Timestamp) -> Option<NewMa
         quarantine: copy.kept_back,
         outbound: copy.outbound,
         authenticated: copy.authenticated,
+        sender_forged,
         origin: copy.origin,
         ..queue::Accepted::new(envelope, arrival)
     };

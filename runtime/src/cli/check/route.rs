@@ -101,8 +101,8 @@ fn targets(settings: &Settings) -> BTreeMap<Target, Vec<Place>> {
                 Some(Route::Host { host, port, .. }) => Target::of(host, *port),
                 Some(Route::Mx(Some(domain))) => Target::Exchanges(domain.clone()),
                 Some(Route::Maildir(path)) => Target::Maildir(path.clone()),
-                // A smart host is looked up once, for itself.
-                Some(Route::Mx(None) | Route::SmartHost(_)) | None => continue,
+                // A smart host is looked up once, for itself; literals are of recipients, never of config.
+                Some(Route::Mx(None) | Route::Literal(_) | Route::SmartHost(_)) | None => continue,
             };
             add(target, ("tenant", tenant.name.to_string(), key));
         }

@@ -43,6 +43,7 @@ fn shown_route(route: &Route) -> String {
         Route::Mx(Some(domain)) => format!("MX of {domain}"),
         Route::Mx(None) => "MX".to_owned(),
         Route::Host { host, port, .. } => format!("{host}:{port}"),
+        Route::Literal(address) => address.to_string(),
         Route::SmartHost(name) => format!("smart host {name}"),
         Route::Maildir(path) => path.display().to_string(),
     }

@@ -17,7 +17,7 @@ use crate::delivery::Prospect;
 use crate::dns::Resolver;
 use crate::host::Compiler;
 use crate::log::EventLog;
-use crate::mail::{Body, Envelope, Header, Mail, Message, MessageId, Recipient, Route, TlsPolicy};
+use crate::mail::{Body, Envelope, Header, Mail, Message, MessageId, Recipient, Route};
 use crate::metrics::Metrics;
 use crate::pipeline::{
     Call, Chain, Chains, Clerk, Direction, Edit, Entry, Event, Failure, Filter, Interest, Judged, RecordedSession,
@@ -197,7 +197,7 @@ fn by_config(route: Option<Route>, recipient: &Recipient, accepted: &Accepted, d
 fn resolved(route: Route, recipient: &Recipient) -> Route {
     match (route, &recipient.mailbox.host) {
         (Route::Mx(None), Host::Domain(domain)) => Route::Mx(Some(domain.clone())),
-        (Route::Mx(None), literal) => Route::Host { host: literal.clone(), port: 25, tls: TlsPolicy::Opportunistic },
+        (Route::Mx(None), Host::Literal(address)) => Route::Literal(*address),
         (route, _) => route,
     }
 }

@@ -428,6 +428,8 @@ fn route_value(route: &Route) -> Value {
             set("port", i64::from(*port).into());
             set("tls", tls.to_string().into());
         }
+        // Of recipients only.
+        Route::Literal(address) => set("host", address.to_string().into()),
         Route::SmartHost(name) => set("smart_host", name.as_ref().into()),
         Route::Maildir(path) => set("maildir", absolute(path).into()),
     }

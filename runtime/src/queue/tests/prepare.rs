@@ -49,7 +49,7 @@ async fn each_destination_is_a_message_of_its_own_and_asked_once() {
     assert_eq!(
         shown,
         [
-            ("host:[192.0.2.1]:25", "f@[192.0.2.1]"),
+            ("literal:192.0.2.1", "f@[192.0.2.1]"),
             ("mx:example.net", "d@example.net"),
             ("mx:example.org", "b@example.org e@example.org"),
             ("smart-host:out", "c@example.org"),

@@ -20,7 +20,7 @@ const CHUNKS: [(&str, &str, After); 5] = [
 ];
 
 #[test]
-fn bdat_and_what_follows_it() {
+fn t_bdat_state_what_follows_a_chunk() {
     let after_tls = "@ tls\nC: MAIL FROM:<>\nS: 503 *\n";
     let last = "C\"BDAT 3 LAST\\r\\nx\\r\\n\"\n";
     let then = [
@@ -60,7 +60,7 @@ fn bdat_and_what_follows_it() {
 
 /// T-BDAT-MANY: tiny chunks cost nothing but their octets.
 #[test]
-fn many_tiny_chunks_make_one_message() {
+fn t_bdat_many_tiny_chunks_make_one_message() {
     let text = format!(
         "# T-BDAT-MANY: tiny chunks\n{GREETED}{RECIPIENT}C\"\\(BDAT 1\\r\\nx*500)\"\nS*500: 250 2.0.0 1 octets received\n\
          C: BDAT 0 LAST\nS: 250 2.0.0 Ok: queued as *\n@ mails 1\n@ mail 1 has \"\\(x*500)\"\n"
@@ -70,7 +70,7 @@ fn many_tiny_chunks_make_one_message() {
 
 /// T-STATE-1 for each way in which a message can end.
 #[test]
-fn nothing_of_a_transaction_outlives_its_end() {
+fn t_state_1_nothing_of_a_transaction_outlives_its_end() {
     let ends = [
         ("taken", "", "x", "250 2.0.0 *"),
         ("rejected", "@ filter once data reject 550 5.7.1 No\n", "x", "550 5.7.1 No"),
@@ -92,4 +92,52 @@ fn nothing_of_a_transaction_outlives_its_end() {
         (format!("state-{name}"), text)
     });
     play(dialogs);
+}
+
+/// Resident octets of a process.
+fn resident(pid: u32) -> usize {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
+    text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * rustix::param::page_size()
+}
+
+/// The real program, a message in very many chunks: its memory does not grow with their number.
+#[test]
+fn t_bdat_many_chunks_take_no_memory() {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let chunks = crate::from_environment("POSTERN_TINY_CHUNKS").unwrap_or(50_000);
+    let directory = tempfile::tempdir().unwrap();
+    let listen = crate::crash::free_address();
+    let config = format!(
+        "[server]\nhost_name = \"mx.example.com\"\n[[listener]]\nname = \"mx\"\naddress = \"{listen}\"\nrole = \"inbound\"\n\
+         [spool]\ndirectory = \"spool\"\n[log]\nfile = \"events.jsonl\"\n[dns]\nsystem = false\n[chain]\nplatform = []\n\
+         [[tenant]]\nname = \"example\"\ndomains = [\"example.com\"]\ndestination = {{ maildir = \"maildir\" }}\n"
+    );
+    let path = directory.path().join("postern.toml");
+    std::fs::write(&path, config).unwrap();
+    std::fs::create_dir(directory.path().join("spool")).unwrap();
+    let gateway = crate::crash::Gateway::start(&path, listen);
+    let mut stream = std::net::TcpStream::connect(listen).unwrap();
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    let mut say = |octets: &[u8], replies: usize| {
+        stream.write_all(octets).unwrap();
+        let said: Vec<String> =
+            lines.by_ref().map(Result::unwrap).filter(|line| !line.starts_with("250-")).take(replies).collect();
+        assert!(said.iter().all(|line| line.starts_with('2')), "{:?}", said.last());
+    };
+    say(b"", 1);
+    say(b"EHLO client.example\r\n", 1);
+    say(b"MAIL FROM:<a@client.example>\r\nRCPT TO:<b@example.com>\r\n", 2);
+    let mut before = 0;
+    for round in 0..chunks / 500 {
+        say(&b"BDAT 1\r\nx".repeat(500), 500);
+        if round == 10 {
+            before = resident(gateway.id());
+        }
+    }
+    let after = resident(gateway.id());
+    say(b"BDAT 0 LAST\r\n", 1);
+    let grown = after.saturating_sub(before);
+    assert!(grown < chunks + (8 << 20), "{grown} octets more after {chunks} chunks");
+    say(b"QUIT\r\n", 1);
+    gateway.stop();
 }
