@@ -6,6 +6,7 @@
 pub mod filter;
 pub mod fixture;
 pub mod fuzz;
+pub mod next_hop;
 pub mod runner;
 pub mod scanner;
 pub mod scenario;
