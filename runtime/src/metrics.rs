@@ -173,6 +173,8 @@ metrics! {
     queue_oldest_seconds: Gauge = "postern_queue_oldest_age_seconds";
     /// Recipients whose delivery was tried, by result (delivered, deferred, failed, expired).
     deliveries: IntCounterVec = "postern_deliveries_total" ["result"];
+    /// Mails that were sent whole, and of which the next hop did not say whether it has taken them: they are sent again, so it may have them twice.
+    deliveries_unanswered: IntCounter = "postern_deliveries_unanswered_total";
     /// Time of one delivery transaction, by result (ok, deferred, failed).
     delivery_seconds: HistogramVec = "postern_delivery_duration_seconds" ["result"];
     /// Connections opened to next hops, by result (ok, failed).

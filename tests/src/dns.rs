@@ -1,4 +1,7 @@
-//! A name server in this process, over UDP on loopback. What it was not told does not exist.
+//! A name server in this process, over UDP on loopback, and over TCP where it is told to. What it was not told does not
+//! exist; what a hostile one does stands in [`Manner`].
+
+mod manner;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -7,13 +10,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME, MX, NS, PTR, SOA, TXT};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
-use tokio::net::UdpSocket;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, UdpSocket};
+
+pub use manner::Manner;
 
 #[derive(Default)]
 struct Zone {
     records: HashMap<(String, RecordType), Vec<RData>>,
     failing: HashSet<String>,
     silent: HashSet<String>,
+    manners: HashMap<String, Manner>,
+    asked: HashMap<String, usize>,
 }
 
 /// Ends with the test's runtime.
@@ -27,14 +35,68 @@ impl Dns {
     /// # Errors
     /// No port is free.
     pub async fn start() -> std::io::Result<Self> {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        Self::listen(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?)
+    }
+
+    /// Over TCP, too.
+    ///
+    /// # Errors
+    /// No port is free.
+    pub async fn start_with_tcp() -> std::io::Result<Self> {
+        let (listener, socket) = loop {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+            // The same port must be free for UDP.
+            if let Ok(socket) = UdpSocket::bind(listener.local_addr()?).await {
+                break (listener, socket);
+            }
+        };
+        let dns = Self::listen(socket)?;
+        let server = dns.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let server = server.clone();
+                tokio::spawn(async move {
+                    while let Ok(len) = stream.read_u16().await {
+                        let mut query = vec![0; len.into()];
+                        stream.read_exact(&mut query).await?;
+                        let told = server.misbehave(&query, true).map(|response| response.messages);
+                        for response in told.unwrap_or_else(|| server.respond(&query).into_iter().collect()) {
+                            stream.write_u16(u16::try_from(response.len()).unwrap_or(u16::MAX)).await?;
+                            stream.write_all(&response).await?;
+                        }
+                    }
+                    std::io::Result::Ok(())
+                });
+            }
+        });
+        Ok(dns)
+    }
+
+    fn listen(socket: UdpSocket) -> std::io::Result<Self> {
         let dns = Self { address: socket.local_addr()?, zone: Arc::default() };
         let server = dns.clone();
         tokio::spawn(async move {
             let mut buffer = [0; 4096];
+            let socket = Arc::new(socket);
             while let Ok((len, peer)) = socket.recv_from(&mut buffer).await {
-                if let Some(response) = server.respond(&buffer[..len]) {
-                    let _ = socket.send_to(&response, peer).await;
+                let query = &buffer[..len];
+                let told = server.misbehave(query, false);
+                let is_honest = told.as_ref().is_none_or(|told| told.honest);
+                let honest = if is_honest { server.respond(query) } else { None };
+                let (after, messages) = told.map_or_else(Default::default, |told| (told.after, told.messages));
+                let socket = socket.clone();
+                let send = async move {
+                    for message in messages.into_iter().chain(honest) {
+                        let _ = socket.send_to(&message, peer).await;
+                    }
+                };
+                if after.is_zero() {
+                    send.await;
+                } else {
+                    tokio::spawn(async move {
+                        tokio::time::sleep(after).await;
+                        send.await;
+                    });
                 }
             }
         });
@@ -125,6 +187,25 @@ impl Dns {
     pub fn silent(&self, name: &str) -> &Self {
         self.lock().silent.insert(name.to_owned());
         self
+    }
+
+    /// What it does when it is asked of the name.
+    pub fn misbehaves(&self, name: &str, manner: Manner) -> &Self {
+        self.lock().manners.insert(name.to_owned(), manner);
+        self
+    }
+
+    /// How often it was asked of names that end so.
+    pub fn asked(&self, end: &str) -> usize {
+        self.lock().asked.iter().filter(|(name, _)| name.ends_with(end)).map(|(_, times)| times).sum()
+    }
+
+    fn misbehave(&self, query: &[u8], tcp: bool) -> Option<manner::Response> {
+        let message = Message::from_vec(query).ok()?;
+        let name = message.queries.first()?.name().to_ascii().trim_end_matches('.').to_ascii_lowercase();
+        let mut zone = self.lock();
+        *zone.asked.entry(name.clone()).or_default() += 1;
+        manner::respond(zone.manners.get(name.trim_start_matches("a."))?, query, tcp)
     }
 
     fn add(&self, name: &str, kind: RecordType, data: RData) -> &Self {

@@ -7,6 +7,7 @@ pub mod filter;
 pub mod fixture;
 pub mod fuzz;
 pub mod hop;
+pub mod next_hop;
 pub mod runner;
 pub mod scanner;
 pub mod scenario;

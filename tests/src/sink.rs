@@ -15,7 +15,7 @@ use crate::client::Stream;
 use crate::tls::acceptor;
 
 /// A message as it came over the wire, dot-stuffing undone.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Taken {
     pub sender: String,
     pub recipients: Vec<String>,

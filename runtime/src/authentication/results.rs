@@ -46,7 +46,7 @@ fn authserv_id(value: &[u8]) -> Option<Vec<u8>> {
         rest = after_comment(inner)?.trim_ascii_start();
     }
     let Some(quoted) = rest.strip_prefix(b"\"") else {
-        let end = rest.iter().position(|b| b" \t;(\"".contains(b)).unwrap_or(rest.len());
+        let end = rest.iter().position(|b| !is_of_token(*b)).unwrap_or(rest.len());
         return rest.get(..end).filter(|id| !id.is_empty()).map(<[u8]>::to_vec);
     };
     let mut id = Vec::new();
@@ -58,6 +58,12 @@ fn authserv_id(value: &[u8]) -> Option<Vec<u8>> {
             b => id.push(*b),
         }
     }
+}
+
+/// RFC 2045 §5.1, and whatever is beyond ASCII. What ends a token ends it for us too, though the field is broken then: the
+/// next reader may take what stands before it for the name.
+fn is_of_token(octet: u8) -> bool {
+    (octet.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?=".contains(&octet)) || !octet.is_ascii()
 }
 
 fn after_comment(mut rest: &[u8]) -> Option<&[u8]> {
@@ -92,6 +98,11 @@ mod tests {
             ("gate.example(x); none", true),
             ("gate.example.; none", true),
             ("gate.example", true),
+            ("gate.example/1; spf=pass", true),
+            ("gate.example,; spf=pass", true),
+            ("gate.example\x0b; spf=pass", true),
+            ("\x0bgate.example; spf=pass", true),
+            ("gate.example=1", true),
             // Without an end nobody knows.
             ("(gate.example; spf=pass", true),
             ("\"gate.example; spf=pass", true),

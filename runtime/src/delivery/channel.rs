@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::failure::{Failure, Stage};
 use crate::smtp::{ReplyReader, ServerReply};
@@ -23,6 +23,7 @@ pub(super) struct Channel {
     wire: Wire,
     input: BytesMut,
     reader: ReplyReader,
+    deadline: Option<Instant>,
 }
 
 /// What lies there unasked.
@@ -36,12 +37,26 @@ pub(super) enum Pending {
 
 impl Channel {
     pub(super) fn new(wire: Wire) -> Self {
-        Self { wire, input: BytesMut::new(), reader: ReplyReader::new() }
+        Self { wire, input: BytesMut::new(), reader: ReplyReader::new(), deadline: None }
+    }
+
+    /// Whatever the limits of the single steps are, they end then: all but the reply to the final dot, for a mail of which
+    /// nobody knows whether it was taken is sent twice.
+    pub(super) fn end_by(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
+    fn limit(&self, stage: Stage, limit: Duration) -> Duration {
+        match self.deadline {
+            Some(deadline) if stage != Stage::Dot => limit.min(deadline.saturating_duration_since(Instant::now())),
+            _ => limit,
+        }
     }
 
     /// The next reply; `limit` is for all of it, however slowly it comes. After 421 the server closes
     /// (RFC 5321 §3.8), so it is a failure wherever it comes.
     pub(super) async fn reply(&mut self, stage: Stage, limit: Duration) -> Result<ServerReply, Failure> {
+        let limit = self.limit(stage, limit);
         let reply = timeout(limit, self.read_reply(stage)).await.map_err(|_| Failure::TimedOut(stage))??;
         if reply.reply.code() == 421 { Err(Failure::Refused(reply.reply)) } else { Ok(reply) }
     }
@@ -73,6 +88,7 @@ impl Channel {
 
     /// Octets, and out with them.
     pub(super) async fn write(&mut self, octets: &[u8], stage: Stage, limit: Duration) -> Result<(), Failure> {
+        let limit = self.limit(stage, limit);
         let write = async {
             self.wire.write_all(octets).await?;
             self.wire.flush().await

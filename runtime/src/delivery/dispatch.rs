@@ -11,12 +11,12 @@ use arc_swap::ArcSwap;
 use rand::seq::IndexedRandom as _;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{interval, timeout};
+use tokio::time::{Instant, interval, timeout};
 
 use super::channel::Wire;
 use super::connection::{Connection, Opening};
 use super::exchange::Resolvers;
-use super::failure::Failure;
+use super::failure::{Failure, Stage};
 use super::pool::{Key, Pool};
 use super::target::Target;
 use super::tls::{Connectors, TlsSetupError};
@@ -159,13 +159,14 @@ impl Delivery {
         let mut unfit: Vec<String> = Vec::new();
         let (mut deferred, mut failed, mut reached) = (None, None, false);
         let mut left = live.settings.max_mx.max(1);
+        let begun = Instant::now();
         'search: while let Some(mut targets) = search.next().await {
             targets.sort_by_key(|target| !self.pool.has(&live.key(target, &terms)));
             for target in targets {
                 if unfit.contains(&target.host) {
                     continue;
                 }
-                if left == 0 {
+                if left == 0 || begun.elapsed() >= live.settings.timeouts.total {
                     break 'search;
                 }
                 left -= 1;
@@ -248,7 +249,12 @@ impl Delivery {
             }
             // Our own trouble with the message is the same everywhere.
             Err(failure @ (Failure::Unreadable(_) | Failure::Unsendable(_))) => Err(Refusal::Final(failure)),
-            Err(failure) if connection.mail_answered => Err(Refusal::Final(failure)),
+            Err(failure) if connection.mail_answered => {
+                if failure.stage() == Some(Stage::Dot) {
+                    self.metrics.deliveries_unanswered.inc();
+                }
+                Err(Refusal::Final(failure))
+            }
             Err(failure) => Err(Refusal::TryNext(failure)),
         }
     }

@@ -69,6 +69,18 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// Where the conversation broke off, without a reply that says what became of the mail.
+    pub(super) fn stage(&self) -> Option<Stage> {
+        match self {
+            Self::Lost(stage, _)
+            | Self::TimedOut(stage)
+            | Self::Reply(stage, _)
+            | Self::Unexpected(stage, _)
+            | Self::Desynchronised(stage) => Some(*stage),
+            _ => None,
+        }
+    }
+
     pub(super) fn outcome(&self, host: &str) -> Outcome {
         let own = |code: u16, subject: u16, detail: u16, text: String| {
             Diagnosis::own(code, Enhanced::new(subject, detail), text)

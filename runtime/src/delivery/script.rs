@@ -3,7 +3,7 @@
 //! `S: text` says a line, `S*7: text` says it seven times, `S"octets\r\n"` says these octets;
 //! `C: text` wants this line from the client (a `*` at its end stands for anything); `.` takes a message up to its end;
 //! `quiet` wants nothing more to have come; `tls` does the handshake; `hang` waits until the client closes; `stall` does
-//! not even read; `drip` says an endless line, an octet a minute; `close` closes; `end` wants the client to close; after `or end` it may have closed instead of going on.
+//! not even read; `drip` says an endless line, an octet a minute; `late` lets 290 seconds pass; `close` closes; `end` wants the client to close; after `or end` it may have closed instead of going on.
 
 use std::time::Duration;
 
@@ -77,6 +77,7 @@ impl Stage {
                     tokio::time::sleep(Duration::from_secs(60)).await;
                 }
             }
+            "late" => tokio::time::sleep(Duration::from_secs(290)).await,
             "or end" => {}
             "close" => self.wire = None,
             "end" => {

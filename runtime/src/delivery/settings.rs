@@ -116,6 +116,9 @@ pub struct Timeouts {
     /// §4.5.3.2.6.
     pub dot: Duration,
     pub quit: Duration,
+    /// All commands of one transaction together, and the hosts of one delivery: after it no further one is begun. The
+    /// step-by-step limits alone would let a server that always answers at the last moment keep a delivery for days.
+    pub total: Duration,
 }
 
 impl Default for Timeouts {
@@ -132,6 +135,7 @@ impl Default for Timeouts {
             block: minutes(3),
             dot: minutes(10),
             quit: Duration::from_secs(2),
+            total: minutes(30),
         }
     }
 }

@@ -3,8 +3,10 @@
 //! The rule above all others: a recipient is *delivered* only by a 2yz reply to the final dot, read after the dot was sent.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use super::channel::Pending;
 use super::connection::{Connection, refusal};
@@ -18,6 +20,8 @@ use crate::smtp::{Enhanced, Reply};
 
 /// RCPT commands written before their replies are read (RFC 2920 §3.1: neither side may block on a full window).
 const MAX_WINDOW: usize = 100;
+/// Octets a second that a server must take on average; 25 MiB in two hours.
+const MIN_RATE: u64 = 4 * 1024;
 /// RFC 3461 §4.4 and §4.2; longer ones are not passed on.
 const MAX_ENVID: usize = 100;
 const MAX_ORCPT: usize = 500;
@@ -207,14 +211,18 @@ impl Transaction<'_, '_> {
         reset(self.connection, self.timeouts).await?;
         let mail = format!("MAIL FROM:<{}>{parameters}\r\n", self.mail.envelope.reverse_path);
         self.connection.unfinished = true;
+        self.connection.channel.end_by(Some(Instant::now() + self.timeouts.total));
         let go = if self.connection.extensions.pipelining {
             self.pipelined(mail, recipients).await?
         } else {
             self.one_by_one(&mail, recipients).await?
         };
         if go {
+            let time = self.timeouts.total + Duration::from_secs(self.mail.message.len() / MIN_RATE);
+            self.connection.channel.end_by(Some(Instant::now() + time));
             self.send_content().await?;
         }
+        self.connection.channel.end_by(None);
         Ok(())
     }
 

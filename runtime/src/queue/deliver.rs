@@ -51,7 +51,11 @@ impl Queue {
         let now = self.clock.now();
         let mut schedule = self.schedule();
         if !report.destination_down {
-            schedule.destination_answered(key, now);
+            if has_hung(report) {
+                schedule.destination_strained(key, now);
+            } else {
+                schedule.destination_answered(key, now);
+            }
             return None;
         }
         let diagnosis = report.outcomes.first().map_or_else(nothing_said, |outcome| diagnosis(outcome).clone());
@@ -83,6 +87,12 @@ impl Queue {
         self.commit_persistently(kept.id, || Batch { done: vec![kept.id], ..Batch::default() }).await;
         turn.end(Rest::Gone, |_| {});
     }
+}
+
+/// The next hop took MAIL and then said nothing more of any recipient.
+fn has_hung(report: &Report) -> bool {
+    let is_ours = |outcome: &Outcome| matches!(outcome, Outcome::Deferred(diagnosis) if !diagnosis.remote);
+    report.outcomes.iter().any(is_ours) && report.outcomes.iter().all(|outcome| !diagnosis(outcome).remote)
 }
 
 pub(super) fn diagnosis(outcome: &Outcome) -> &Diagnosis {

@@ -6,7 +6,9 @@
 //! vain, and when it is back all that stood there goes.
 
 mod destination;
+mod eligible;
 mod place;
+
 mod slot;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -15,6 +17,7 @@ use std::sync::Arc;
 
 use self::destination::Destination;
 pub use self::destination::Down;
+use self::eligible::{Eligible, FOR_PROVEN};
 use self::slot::Phase;
 pub use self::slot::{Lane, Rest, Slot, Standing, Tenant, quarantine_end};
 use super::clock::Millis;
@@ -52,8 +55,8 @@ pub struct Schedule {
     destinations: HashMap<Arc<str>, Destination>,
     /// When blocked destinations are tried again.
     blocks: BTreeSet<(Millis, Arc<str>)>,
-    /// Destinations that have something ready and may be tried.
-    eligible: BTreeSet<Arc<str>>,
+    /// Destinations that have something ready and may be tried, and what is under way, by what is known of them.
+    eligible: Eligible,
     /// Which destination was served last.
     turn: Option<Arc<str>>,
     tenants: HashMap<Tenant, Load>,
@@ -88,7 +91,7 @@ impl Schedule {
             timers: BTreeSet::new(),
             destinations: HashMap::from(special),
             blocks: BTreeSet::new(),
-            eligible: BTreeSet::new(),
+            eligible: Eligible::default(),
             turn: None,
             tenants: HashMap::new(),
             roomy: BTreeSet::new(),
@@ -178,10 +181,9 @@ impl Schedule {
 
     fn next_key(&self) -> Option<Arc<str>> {
         if self.running >= self.settings.max_deliveries {
-            return [&self.prepare, &self.overdue].into_iter().find(|key| self.eligible.contains(*key)).cloned();
+            return [&self.prepare, &self.overdue].into_iter().find(|key| self.eligible.has(key)).cloned();
         }
-        let after = self.turn.as_ref().and_then(|turn| self.eligible.range((Excluded(turn.clone()), Unbounded)).next());
-        after.or_else(|| self.eligible.first()).cloned()
+        self.eligible.next(self.turn.as_ref(), self.settings.max_deliveries)
     }
 
     /// Lets go a parked line of a tenant that has room. False when there is none.
@@ -198,7 +200,12 @@ impl Schedule {
     }
 
     fn pop(&mut self, key: &Arc<str>) -> Option<MessageId> {
-        let most = if self.is_special(key) { usize::MAX } else { self.settings.max_per_tenant.max(1) };
+        let most = match self.settings.max_per_tenant.max(1) {
+            _ if self.is_special(key) => usize::MAX,
+            // A tenant's mail to many that are dead must not keep up its own to those that live.
+            most if self.eligible.is_proven(key) => most + most / FOR_PROVEN,
+            most => most,
+        };
         let mut parked = Vec::new();
         let tenants = &self.tenants;
         let has_room = |tenant: &Tenant| tenants.get(tenant).is_none_or(|load| load.running < most);
@@ -252,7 +259,18 @@ impl Schedule {
         let most = self.settings.max_per_destination;
         if let Some(destination) = self.destinations.get_mut(key) {
             destination.answered(most);
+            self.eligible.proven(key);
         }
+        self.refresh(key, now);
+    }
+
+    /// It began to, and then hung or broke off: it gets less at a time, and none of what is set aside for the proven.
+    pub fn destination_strained(&mut self, key: &Arc<str>, now: Millis) {
+        let most = self.settings.max_per_destination;
+        if let Some(destination) = self.destinations.get_mut(key) {
+            destination.strained(most);
+        }
+        self.eligible.disproven(key);
         self.refresh(key, now);
     }
 
@@ -262,6 +280,7 @@ impl Schedule {
         let wait = |failures| interval(&settings.destination_retry, failures, settings.jitter_percent);
         let Some(destination) = self.destinations.get_mut(key) else { return now };
         let until = destination.failed(now, last, wait);
+        self.eligible.disproven(key);
         self.blocks.insert((until, key.clone()));
         self.refresh(key, now);
         until

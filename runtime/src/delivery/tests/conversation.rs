@@ -89,6 +89,18 @@ async fn o5_a_server_that_stops_reading() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn o3_a_server_that_always_answers_at_the_last_moment_does_not_keep_a_delivery() {
+    let names: Vec<String> = (0..100).map(|n| format!("r{n}@them.example")).collect();
+    let job = job(Route::Mx(None), &names.iter().map(String::as_str).collect::<Vec<_>>());
+    let slow = "or end\nC: RCPT TO:*\nlate\nS: 250 ok\n".repeat(100);
+    let begun = tokio::time::Instant::now();
+    let talk = talk(&script_until("rcpt", "").replace("C: RCPT TO:<to@them.example>\n", &slow), &job).await;
+    assert_eq!(talk.failure, Some(Failure::TimedOut(failure::Stage::Rcpt)));
+    // The script goes on for the rest of its last wait.
+    assert!((1800..1800 + 290).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn o6_abuse_is_never_taken_for_success() {
     let long = format!("S: 250 {}", "a".repeat(5000));
     for (stage, _) in STAGES {

@@ -118,6 +118,13 @@ impl Destination {
         self.allowed = Some(before.saturating_mul(2).min(most));
     }
 
+    /// It took part in a dialogue that came to no end: what more it gets at a time must be earned anew.
+    pub fn strained(&mut self, most: usize) {
+        let before = self.allowed(most);
+        self.down = None;
+        self.allowed = Some((before / 2).max(1));
+    }
+
     /// It did not answer. Failures of attempts that ran side by side count once. `wait` says for how long, by failures.
     pub fn failed(&mut self, now: Millis, last: Arc<LastWord>, wait: impl Fn(u32) -> u64) -> Millis {
         let failures = self.down.as_ref().map_or(0, |down| down.failures);

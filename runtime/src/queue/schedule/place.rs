@@ -172,11 +172,8 @@ impl Schedule {
         let special = self.is_special(key);
         let most = if special { self.settings.max_preparing } else { self.settings.max_per_destination };
         let Some(destination) = self.destinations.get(key) else { return };
-        if destination.is_eligible(now, most) {
-            self.eligible.insert(key.clone());
-        } else {
-            self.eligible.remove(key);
-        }
+        let running = if special { 0 } else { destination.running };
+        self.eligible.file(key, special, destination.down.is_some(), running, destination.is_eligible(now, most));
         if !special && destination.is_idle(now) {
             self.destinations.remove(key);
         }
