@@ -6,6 +6,8 @@
 pub mod filter;
 pub mod fixture;
 pub mod fuzz;
+#[path = "../../runtime/src/host/guest/module.rs"]
+pub mod guest;
 pub mod runner;
 pub mod scanner;
 pub mod scenario;

@@ -31,6 +31,7 @@ impl LogSink for Events {
 
 pub struct Scene {
     pub server: Server,
+    pub metrics: Arc<Metrics>,
     sinks: HashMap<&'static str, Sink>,
     events: Events,
 }
@@ -114,8 +115,8 @@ impl Scene {
         let path = directory.join("postern.toml");
         std::fs::write(&path, config).map_err(text)?;
         std::fs::create_dir(directory.join("spool")).map_err(text)?;
-        let (server, events) = start(&path).await?;
-        Ok(Self { server, sinks, events })
+        let (server, events, metrics) = start(&path).await?;
+        Ok(Self { server, metrics, sinks, events })
     }
 
     /// Stops the gateway and starts it again with the same config and spool. The events begin anew.
@@ -124,8 +125,8 @@ impl Scene {
     /// Why it does not start.
     pub async fn restart(self, directory: &Path) -> Result<Self, String> {
         self.server.stop().await;
-        let (server, events) = start(&directory.join("postern.toml")).await?;
-        Ok(Self { server, events, ..self })
+        let (server, events, metrics) = start(&directory.join("postern.toml")).await?;
+        Ok(Self { server, metrics, events, ..self })
     }
 
     /// A client that has said EHLO; at that address, or an empty one: at ours.
@@ -230,7 +231,7 @@ impl Scene {
     }
 }
 
-async fn start(path: &Path) -> Result<(Server, Events), String> {
+async fn start(path: &Path) -> Result<(Server, Events, Arc<Metrics>), String> {
     let mut loaded = config::load(path, &plugins::builtins()).map_err(|error| error.to_string())?;
     // Where the exchanges of a test listen; with port 25 they are taken for ourselves.
     loaded.settings.delivery.allow_loopback_mx = loaded.settings.delivery.mx_port != 25;
@@ -240,6 +241,6 @@ async fn start(path: &Path) -> Result<(Server, Events), String> {
     let mut writers: Vec<Box<dyn LogSink>> = vec![Box::new(events.clone())];
     std::thread::spawn(move || pump(&receiver, &mut writers));
     let compiler = postern::host::Compiler::InProcess;
-    let server = Server::start(&loaded.settings, Some(path.to_owned()), log, metrics, compiler);
-    Ok((server.await.map_err(|error| error.to_string())?, events))
+    let server = Server::start(&loaded.settings, Some(path.to_owned()), log, metrics.clone(), compiler);
+    Ok((server.await.map_err(|error| error.to_string())?, events, metrics))
 }
