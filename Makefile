@@ -16,7 +16,7 @@ RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 BENCH = python3 -B benches/harness --postern $(RELEASE)/postern --load $(RELEASE)/load
 BENCH_OPTIONS = $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick) $(if $(SCRATCH),--scratch $(SCRATCH)) $(if $(SERVERS),--servers $(SERVERS)) $(BENCH_FLAGS)
 
-.PHONY: bench bench-build bench-chain bench-micro bench-swap run test build plugins install uninstall lint test-crash test-js test-monitoring test-peers test-suites clean need-rust
+.PHONY: bench bench-build bench-chain bench-micro bench-swap fuzz run test build plugins install uninstall lint test-crash test-js test-monitoring test-peers test-suites clean need-rust
 
 run: plugins
 	$(CARGO) run --quiet --package postern -- localserve $(RUN_FLAGS)
@@ -58,11 +58,17 @@ lint: plugins
 	sh -n tests/peers/debian.sh
 	sh -n tests/peers/install
 	sh -n tests/suites/install
+	sh -n tests/fuzz/run
+	.ci/deny
 
 # 200 kills instead of the 20 of `make test`.
 test-crash: plugins
 	$(CARGO) build --package postern
 	POSTERN_CRASH_ROUNDS=200 $(CARGO) test --package postern-tests --test suite -- crash --nocapture
+
+# Every parser of what comes from outside, and whole sessions, by libFuzzer; FUZZ="command mime" SECONDS_EACH=60 for less.
+fuzz: plugins
+	tests/fuzz/run $(FUZZ)
 
 # The day of a reseller who writes JavaScript: the template's own test, its build, and a rehearsal of what came out.
 test-js: plugins

@@ -3,7 +3,8 @@
 //! Whoever asks gets one answer a connection, and has little time and room to ask: a client that is slow, or many of them, must
 //! hold nothing that a load balancer's next question needs. Bodies of requests are not read.
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,12 +19,13 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::connections::{Connections, Limits};
+use super::connections::client_key;
 use crate::metrics::Metrics;
 
 /// A monitor or two and a balancer, each with some questions at a time; beyond it connections are closed at once. No address
 /// has all of it.
-const LIMITS: Limits = Limits { total: 64, per_client: 16 };
+const MAX_CONNECTIONS: usize = 64;
+const MAX_PER_CLIENT: usize = 16;
 /// Octets of a request's head. Ours is a line and some fields.
 const MAX_HEAD: usize = 16 * 1024;
 /// From the connection to the end of the request's head.
@@ -49,13 +51,17 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, ready: Readines
         .route("/healthz/live", get(|| async { "ok\n" }))
         .route("/healthz/ready", get(show_ready))
         .with_state(Shared { metrics, ready });
-    let open = Arc::new(Connections::default());
+    let mut open = Open::default();
     let mut exchanges = JoinSet::new();
     loop {
         tokio::select! {
             Some(_) = exchanges.join_next(), if !exchanges.is_empty() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, client)) => drop(exchanges.spawn(exchange(stream, client, open.clone(), router.clone()))),
+                Ok((stream, client)) => {
+                    if let Some(place) = open.enter(client.ip()) {
+                        exchanges.spawn(exchange(stream, client, place, router.clone()));
+                    }
+                }
                 Err(error) => {
                     tracing::warn!(%error, "can't accept an HTTP connection");
                     tokio::time::sleep(BACK_OFF).await;
@@ -65,9 +71,28 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, ready: Readines
     }
 }
 
+/// Counts as one connection of its client until it is dropped.
+type Place = Arc<()>;
+
+/// The connections of each client.
+#[derive(Default)]
+struct Open(HashMap<IpAddr, Place>);
+
+impl Open {
+    /// `None`: there are as many as there may be.
+    fn enter(&mut self, client: IpAddr) -> Option<Place> {
+        // Each is held once here.
+        let of = |place: &Place| Arc::strong_count(place) - 1;
+        self.0.retain(|_, place| of(place) > 0);
+        let place = self.0.entry(client_key(client)).or_default().clone();
+        let others = of(&place) - 1;
+        let total: usize = self.0.values().map(of).sum();
+        (others < MAX_PER_CLIENT && total <= MAX_CONNECTIONS).then_some(place)
+    }
+}
+
 /// One request and its answer. What goes wrong is the client's.
-async fn exchange(stream: TcpStream, client: SocketAddr, open: Arc<Connections>, router: Router) {
-    let Ok(_place) = open.enter(client.ip(), LIMITS) else { return };
+async fn exchange(stream: TcpStream, client: SocketAddr, _place: Place, router: Router) {
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
@@ -91,5 +116,27 @@ async fn show_ready(State(shared): State<Shared>) -> (StatusCode, String) {
     match (shared.ready)() {
         Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_few_and_given_back() {
+        let mut open = Open::default();
+        let [one, other] = ["192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().unwrap());
+        let mut places: Vec<_> = (0..MAX_PER_CLIENT).map(|_| open.enter(one).unwrap()).collect();
+        assert!(open.enter(one).is_none());
+        assert!(open.enter(other).is_some());
+        places.pop();
+        places.push(open.enter(one).unwrap());
+        let clients = (3..).map(|n| IpAddr::from([192, 0, 2, n]));
+        places.extend(clients.take(MAX_CONNECTIONS - MAX_PER_CLIENT).map(|client| open.enter(client).unwrap()));
+        assert!(open.enter(other).is_none(), "in all there are as many as there may be");
+        places.clear();
+        assert!(open.enter(one).is_some());
+        assert_eq!(open.0.len(), 1);
     }
 }

@@ -101,6 +101,9 @@ async fn w6_received_stays_and_bodies_are_normalized() {
     assert!(!subject.contains("Subject:") && subject.contains("Received:"), "{subject}");
     let received = arrives(&scene, &remove("Received"), "", &mut count).await.unwrap();
     assert!(received.contains("Received: from"), "{received}");
+    if let Some(from) = arrives(&scene, &remove("From"), "", &mut count).await {
+        assert!(from.contains("\r\nFrom: smith@client.example\r\n"), "{from}");
+    }
     let body = |text: &[u8]| {
         let call =
             format!("(call $body (local.get $message) (i32.const 3000) (i32.const {}) (i32.const 4096))", text.len());
