@@ -511,6 +511,16 @@ async fn a_reload_renews_the_certificate() {
 
 /// What the listener shows to a client that trusts `root`.
 async fn certificate(scene: &Scene, root: &[u8]) -> Vec<u8> {
+    handshake(TcpStream::connect(scene.address()).await.unwrap(), root).await
+}
+
+/// The certificate that the other end shows to a client that trusts `root`.
+pub(crate) async fn handshake(stream: TcpStream, root: &[u8]) -> Vec<u8> {
+    secured(stream, root).await.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+}
+
+/// A client of mx.example.net that trusts `root`.
+pub(crate) async fn secured(stream: TcpStream, root: &[u8]) -> tokio_rustls::client::TlsStream<TcpStream> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(root.to_vec().into()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -519,8 +529,6 @@ async fn certificate(scene: &Scene, root: &[u8]) -> Vec<u8> {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let stream = TcpStream::connect(scene.address()).await.unwrap();
     let name = rustls::pki_types::ServerName::try_from("mx.example.net").unwrap();
-    let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
-    stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
 }

@@ -2,11 +2,11 @@
 
 use crate::{GREETED, play};
 
-const STAGES: [&str; 5] = ["connect", "helo", "mail-from", "rcpt", "data"];
+pub(crate) const STAGES: [&str; 5] = ["connect", "helo", "mail-from", "rcpt", "data"];
 
 /// What the client sees.
 #[derive(Clone, Copy, PartialEq)]
-enum Outcome {
+pub(crate) enum Outcome {
     Taken,
     /// 250, and nothing comes of it.
     Dropped,
@@ -17,7 +17,7 @@ enum Outcome {
 }
 
 /// Where an outcome shows: a refusal before RCPT is held until there, a disconnect acts at once.
-fn dialog(setup: &str, stage: &str, outcome: Outcome) -> String {
+pub(crate) fn dialog(setup: &str, stage: &str, outcome: Outcome) -> String {
     let start = format!("# design.md §5: verdicts\n{setup}");
     let (mail, rcpt) = ("C: MAIL FROM:<smith@client.example>\n", "C: RCPT TO:<jones@example.com>\n");
     let (greeted, ok) = (GREETED, "S: 250 *\n");

@@ -220,14 +220,17 @@ pub trait Sink: Send + 'static {
 /// JSON lines into a writer, those that come together in one write.
 pub struct JsonLines<W> {
     writer: W,
+    metrics: Arc<Metrics>,
     lines: String,
+    /// How many those are.
+    waiting: u64,
     /// The last write failed, perhaps within a line.
     torn: bool,
 }
 
 impl<W> JsonLines<W> {
-    pub fn new(writer: W) -> Self {
-        Self { writer, lines: String::new(), torn: false }
+    pub fn new(writer: W, metrics: Arc<Metrics>) -> Self {
+        Self { writer, metrics, lines: String::new(), waiting: 0, torn: false }
     }
 }
 
@@ -235,6 +238,7 @@ impl<W: Write + Send + 'static> Sink for JsonLines<W> {
     fn write(&mut self, time: jiff::Timestamp, record: &Record) {
         record.write(time, &mut self.lines);
         self.lines.push('\n');
+        self.waiting += 1;
         if self.lines.len() >= MAX_WRITE {
             self.flush();
         }
@@ -244,8 +248,12 @@ impl<W: Write + Send + 'static> Sink for JsonLines<W> {
         if self.torn {
             self.lines.insert(0, '\n');
         }
-        // A full disk for logs must not stop mail (these lines are lost, the next may fit again).
-        self.torn = !self.lines.is_empty() && self.writer.write_all(self.lines.as_bytes()).is_err();
+        // A full disk for logs must not stop mail (these lines are lost and counted, the next may fit again).
+        self.torn = self.waiting > 0 && self.writer.write_all(self.lines.as_bytes()).is_err();
+        if self.torn {
+            self.metrics.log_dropped.inc_by(self.waiting);
+        }
+        self.waiting = 0;
         self.lines.clear();
     }
 }
@@ -353,18 +361,63 @@ mod tests {
 
     #[test]
     fn events_that_come_together_are_written_at_once_and_in_order() {
-        let (log, events) = EventLog::new(Arc::new(Metrics::new().unwrap()));
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let (log, events) = EventLog::new(metrics.clone());
         for number in 0..100 {
             log.emit(Record::new("test").number("n", number));
         }
         drop(log);
         let writes = Writes::default();
-        pump(&events, &mut [Box::new(JsonLines::new(writes.clone()))]);
+        pump(&events, &mut [Box::new(JsonLines::new(writes.clone(), metrics))]);
         let writes = writes.0.lock().unwrap();
         let [text] = &writes[..] else { panic!("{} writes", writes.len()) };
         let numbers: Vec<Value> =
             text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["n"].take()).collect();
         assert_eq!(numbers, (0..100).map(Value::from).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn g8_events_that_nobody_takes_are_counted_and_hold_nobody_up() {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        // Its reader does nothing, as one whose disk hangs.
+        let (log, _events) = EventLog::new(metrics.clone());
+        for _ in 0..BUFFER + 10 {
+            log.emit(Record::new("test"));
+        }
+        assert_eq!(metrics.log_dropped.get(), 10);
+    }
+
+    /// Each second write fails half way.
+    struct Full(Vec<u8>, usize);
+
+    impl Write for Full {
+        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+            self.1 += 1;
+            if self.1.is_multiple_of(2) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.0.extend_from_slice(octets);
+            Ok(octets.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn g8_lines_that_a_full_disk_loses_are_counted() {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let mut sink = JsonLines::new(Full(Vec::new(), 0), metrics.clone());
+        for _ in 0..3 {
+            for _ in 0..5 {
+                sink.write(jiff::Timestamp::UNIX_EPOCH, &Record::new("test"));
+            }
+            sink.flush();
+        }
+        assert_eq!(metrics.log_dropped.get(), 5);
+        let written = String::from_utf8(sink.writer.0).unwrap();
+        assert_eq!(written.lines().filter(|line| line.ends_with('}')).count(), 10, "{written}");
     }
 
     #[test]

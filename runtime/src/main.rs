@@ -58,8 +58,9 @@ fn run_tool(tool: &cli::Tool, cli: &Cli) -> ExitCode {
 
 fn serve(path: &Path) -> anyhow::Result<()> {
     let loaded = config::load(path, &plugins::builtins())?;
-    let sinks = vec![event_sink(&loaded.settings)?];
-    run(loaded, path.to_owned(), sinks, |_, _| ())
+    let metrics = Arc::new(Metrics::new()?);
+    let sinks = vec![event_sink(&loaded.settings, metrics.clone())?];
+    run(loaded, path.to_owned(), metrics, sinks, |_, _| ())
 }
 
 fn localserve(arguments: &Localserve) -> anyhow::Result<()> {
@@ -72,13 +73,15 @@ fn localserve(arguments: &Localserve) -> anyhow::Result<()> {
         std::fs::write(&path, config::LOCALSERVE).with_context(|| format!("can't write {}", path.display()))?;
     }
     let loaded = config::load(&path, &plugins::builtins())?;
-    let sinks: Vec<Box<dyn Sink>> = vec![event_sink(&loaded.settings)?, Box::new(Story(io::stdout()))];
-    run(loaded, path.clone(), sinks, |server, settings| welcome(server, settings, &path))
+    let metrics = Arc::new(Metrics::new()?);
+    let sinks: Vec<Box<dyn Sink>> = vec![event_sink(&loaded.settings, metrics.clone())?, Box::new(Story(io::stdout()))];
+    run(loaded, path.clone(), metrics, sinks, |server, settings| welcome(server, settings, &path))
 }
 
 fn run(
     loaded: Loaded,
     config: PathBuf,
+    metrics: Arc<Metrics>,
     mut sinks: Vec<Box<dyn Sink>>,
     started: impl FnOnce(&Server, &Settings),
 ) -> anyhow::Result<()> {
@@ -95,7 +98,6 @@ fn run(
         }
     }
     descriptor::raise_limit(&settings);
-    let metrics = Arc::new(Metrics::new()?);
     let (log, events) = EventLog::new(metrics.clone());
     let writer = std::thread::Builder::new().name("event-log".to_owned()).spawn(move || pump(&events, &mut sinks))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -171,10 +173,10 @@ async fn until_stopped(server: &Server, signals: &mut Signals) {
     }
 }
 
-fn event_sink(settings: &Settings) -> anyhow::Result<Box<dyn Sink>> {
-    let Some(path) = &settings.log.file else { return Ok(Box::new(JsonLines::new(io::stdout()))) };
+fn event_sink(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Box<dyn Sink>> {
+    let Some(path) = &settings.log.file else { return Ok(Box::new(JsonLines::new(io::stdout(), metrics))) };
     let file = LogFile::open(path).with_context(|| format!("can't open the log {}", path.display()))?;
-    Ok(Box::new(JsonLines::new(file)))
+    Ok(Box::new(JsonLines::new(file, metrics)))
 }
 
 /// What a newcomer needs next.

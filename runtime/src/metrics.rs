@@ -87,6 +87,8 @@ metrics! {
     replies: IntCounterVec = "postern_replies_total" ["verb", "class"];
     /// TLS handshakes with clients, by result (ok, failed, timeout, refused).
     tls_handshakes: IntCounterVec = "postern_tls_handshakes_total" ["result"];
+    /// When the certificate that a listener shows ends, in seconds since 1970, by listener; 0: it can't be read.
+    certificate_expiry: IntGaugeVec = "postern_certificate_expiry_timestamp_seconds" ["listener"];
     /// AUTH attempts, by result (ok, failed, cancelled).
     authentications: IntCounterVec = "postern_authentications_total" ["result"];
     /// Results of sender authentication, by method (spf, spf-helo, dkim, dmarc, arc) and result (the words of RFC 8601).

@@ -336,6 +336,7 @@ impl Server {
         sockets: Vec<TcpListener>,
         stopped: &watch::Receiver<bool>,
     ) -> Result<(), ServerError> {
+        self.live.certificates().tell(&self.gateway.clerk.metrics);
         let connections = Arc::new(Connections::new(self.gateway.overload.clone()));
         let acceptance = Arc::new(Acceptance { queue: self.queue.clone() });
         for (written, socket) in settings.listeners.iter().zip(sockets) {
@@ -379,11 +380,7 @@ impl Server {
     }
 
     fn serve_http(&mut self, socket: TcpListener, metrics: Arc<Metrics>, ready: Readiness) {
-        self.services.spawn(async move {
-            if let Err(error) = http::serve(socket, metrics, ready).await {
-                tracing::error!(%error, "the HTTP listener has ended");
-            }
-        });
+        self.services.spawn(http::serve(socket, metrics, ready));
     }
 
     fn serve_control(&mut self, socket: UnixListener, facts: Facts) {

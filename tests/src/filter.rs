@@ -192,8 +192,7 @@ fn parse_policy(text: &str) -> Result<OnFailure, String> {
 }
 
 fn parse_cause(text: &str) -> Result<Cause, String> {
-    let all = [Cause::Trap, Cause::Cpu, Cause::Wall, Cause::Memory, Cause::Malformed, Cause::Busy, Cause::Breaker];
-    all.into_iter().find(|cause| cause.name() == text).ok_or(format!("no cause {text}"))
+    Cause::ALL.into_iter().find(|cause| cause.name() == text).ok_or(format!("no cause {text}"))
 }
 
 fn parse_verdict(word: &str, rest: &str) -> Result<Verdict, String> {

@@ -8,6 +8,8 @@ pub mod fixture;
 pub mod fuzz;
 pub mod hop;
 pub mod next_hop;
+#[path = "../../runtime/src/host/guest/module.rs"]
+pub mod guest;
 pub mod runner;
 pub mod scanner;
 pub mod scenario;

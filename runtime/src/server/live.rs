@@ -337,6 +337,9 @@ impl Live {
         let loaded_config = load.await.map_err(|_| Refusal::Interrupted)??;
         let faults: Vec<String> = loaded_config.faults().map(ToString::to_string).collect();
         let settings = loaded_config.settings;
+        if let Some(why) = self.parts.certificates.refuse(&settings, Timestamp::now()) {
+            return Err(Refusal::Invalid(why));
+        }
         let before = self.in_force();
         let mut installed = before.installed.clone();
         let tolerated = broken_already(&before, None);
@@ -358,6 +361,7 @@ impl Live {
         self.parts.authentication.configure(setup::authentication(&settings));
         self.parts.limits.store(Arc::new(setup::connections(&settings, &self.parts.gateway.clerk.metrics)));
         self.parts.certificates.replace(&settings);
+        self.parts.certificates.tell(&self.parts.gateway.clerk.metrics);
         self.parts.signer.replace(&settings, &self.parts.gateway.clerk.metrics);
         let new = Arc::new(setup::snapshot(&settings, self.parts.incoming.clone(), loaded.chains.clone()));
         let old = self.parts.gateway.current.swap(new.clone());

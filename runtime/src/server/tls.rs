@@ -5,13 +5,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio_rustls::TlsAcceptor;
 
+use super::certificate::Facts;
 use crate::config::settings::{Listener, Settings};
+use crate::metrics::Metrics;
 
 /// The certificate of a listener; handshakes that begin after it was replaced get the new one.
 struct Current(ArcSwap<CertifiedKey>);
@@ -50,6 +53,27 @@ impl Certificates {
             .with_no_client_auth()
             .with_cert_resolver(current.clone());
         Ok(Some(TlsAcceptor::from(Arc::new(config))))
+    }
+
+    /// Why the new ones must not take the place of those in force: one has expired, where the one it would replace has not.
+    pub fn refuse(&self, settings: &Settings, now: Timestamp) -> Option<String> {
+        let expires = |key: &CertifiedKey| Some(Facts::read(key.cert.first()?)?.expires);
+        settings.listeners.iter().find_map(|listener| {
+            let (current, new) = (self.0.get(&listener.name)?, listener.certificate.as_ref()?);
+            let ended = expires(&new.certified_key).filter(|ends| *ends <= now)?;
+            expires(&current.0.load()).filter(|ends| *ends > now)?;
+            let (file, name) = (new.certificate.display(), &listener.name);
+            Some(format!("{file}: the certificate for listener {name} has expired ({ended}), the one in force has not"))
+        })
+    }
+
+    /// Until when each is good, in seconds since 1970; 0: that can't be read.
+    pub fn tell(&self, metrics: &Metrics) {
+        for (listener, current) in &self.0 {
+            let facts = current.0.load().cert.first().and_then(|own| Facts::read(own));
+            let expires = facts.map_or(0, |facts| facts.expires.as_second());
+            metrics.certificate_expiry.with_label_values(&[listener]).set(expires);
+        }
     }
 
     /// Renews those of the listeners that have had one from the start.
