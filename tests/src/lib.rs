@@ -6,6 +6,8 @@
 pub mod filter;
 pub mod fixture;
 pub mod fuzz;
+pub mod ledger;
+pub mod program;
 pub mod runner;
 pub mod scanner;
 pub mod scenario;

@@ -1,0 +1,79 @@
+//! The real program dies, or its call fails, at the Nth call of each kind, for every N until all is through: start, two
+//! transactions, two deliveries, a report and a stop. Afterwards the ledger, the next hop and the spool must agree.
+
+use std::fs;
+use std::thread;
+
+use super::{BOB, Bench, PAUSE};
+
+/// The calls by which something becomes durable or somebody is told, each a list as strace writes it.
+const CALLS: [&str; 7] =
+    ["pwritev", "fdatasync", "fsync", "link,linkat", "unlink,unlinkat", "sendto", "rename,renameat,renameat2"];
+/// More than any of the calls is made in one run.
+const MAX_CALLS: usize = 200;
+
+/// One run in which `what` happens at the Nth call of each thread. False: there was no Nth call.
+fn run(call: &str, what: &str, n: usize) -> bool {
+    let context = format!("{call}:{what}:when={n}");
+    let directory = tempfile::tempdir().unwrap();
+    let spool = directory.path().join("spool");
+    fs::create_dir(&spool).unwrap();
+    let bench = Bench::new(directory.path(), &spool);
+    let trace = directory.path().join("trace").display().to_string();
+    let (calls, inject) = (format!("trace={call}"), format!("inject={context}"));
+    let strace = super::tool("strace").get_program().to_str().unwrap().to_owned();
+    let wrapper = [&strace, "-D", "-f", "--seccomp-bpf", "-o", &trace, "-e", &calls, "-e", &inject];
+    if let Ok(mut gateway) = bench.place.start_under(&wrapper) {
+        let _ = bench.send("small", BOB, 100);
+        let _ = bench.send("large", &["bob@example.com", "refuse@example.com"], 400_000);
+        let is_through = || {
+            let reported = bench.arrivals.lines().iter().any(|arrival| arrival.is_report);
+            bench.has_all_come() && (reported || !bench.acknowledged().contains("large"))
+        };
+        while gateway.ended().is_none() && !is_through() && bench.is_ready() {
+            thread::sleep(PAUSE);
+            bench.place.command(&["queue", "flush", "--all"]);
+        }
+        gateway.terminate();
+        gateway.wait();
+    }
+    // The gateway has ended; the trace has what happened to it.
+    let happened = || {
+        let trace = fs::read_to_string(&trace).unwrap();
+        (trace.contains("+++") || trace.contains("INJECTED"))
+            .then(|| trace.contains("INJECTED") || trace.contains("SIGKILL"))
+    };
+    let touched = loop {
+        if let Some(touched) = happened() {
+            break touched;
+        }
+        thread::sleep(PAUSE);
+    };
+    bench.finish(1, &context);
+    assert!(!bench.place.said().contains("panicked"), "{context}: {}", bench.place.said());
+    touched
+}
+
+fn sweep(call: &str, what: &str) -> usize {
+    let touched = (1..MAX_CALLS).take_while(|n| run(call, what, *n)).count();
+    println!("{call}:{what}: {touched} runs until one was through untouched");
+    touched
+}
+
+/// K3 to K9, K11 to K13, K15 and K17: between any two of them.
+#[test]
+fn k4_killed_at_the_nth_call() {
+    let runs: usize = CALLS.iter().map(|call| sweep(call, "signal=KILL")).sum();
+    assert!(runs > 20, "{runs}");
+}
+
+/// D1 and D3.
+#[test]
+fn d3_the_nth_call_fails() {
+    let mut runs = 0;
+    for call in CALLS {
+        let errors: &[&str] = if call == "sendto" { &["ECONNRESET"] } else { &["EIO", "ENOSPC"] };
+        runs += errors.iter().map(|error| sweep(call, &format!("error={error}"))).sum::<usize>();
+    }
+    assert!(runs > 20, "{runs}");
+}
