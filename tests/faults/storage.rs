@@ -50,7 +50,10 @@ impl Bench {
                 (sprung.act)();
             }
             match moment {
-                Moment::Connected if is_deaf.load(Ordering::Relaxed) => Act::Say("421 4.3.2 not now\r\n"),
+                // Connections are used again.
+                Moment::Connected | Moment::Sender if is_deaf.load(Ordering::Relaxed) => {
+                    Act::Say("421 4.3.2 not now\r\n")
+                }
                 Moment::Recipient if line.contains("<refuse@") => Act::Say("550 5.1.1 nobody\r\n"),
                 Moment::Recipient if line.contains("<later@") && puts_off.load(Ordering::Relaxed) => {
                     Act::Say("451 4.2.0 come back\r\n")

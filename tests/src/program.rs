@@ -81,7 +81,7 @@ impl Place {
     pub fn configure(&self, next_hop: u16, more: &str) {
         let reserve = if more.contains("reserve") { "" } else { "reserve = \"1 MiB\"" };
         let config = format!(
-            "[server]\nhost_name = \"mx.example.net\"\nadministrators = [\"admin@example.com\"]\n\
+            "[server]\nhost_name = \"mx.example.net\"\nadministrators = [\"admin@example.com\"]\nmax_connections_per_client = 1000\n\
              [server.http]\naddress = \"{http}\"\n\
              [[listener]]\nname = \"mx\"\naddress = \"{listen}\"\nrole = \"inbound\"\ntls = \"none\"\n\
              [log]\nfile = \"{directory}/events.jsonl\"\n[dns]\nsystem = false\n[chain]\nplatform = []\n\

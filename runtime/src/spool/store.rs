@@ -93,6 +93,8 @@ pub(super) struct Queue {
     /// How many of them nobody waits for.
     pub forgotten: usize,
     pub closing: bool,
+    /// Room is short: what is dead is to be removed, although nothing waits.
+    pub untidy: bool,
 }
 
 /// Hears why the spool has failed.
@@ -317,7 +319,12 @@ impl Spool for SegmentSpool {
             self.shared.metrics.spool_room.set(i64::try_from(room).unwrap_or(i64::MAX));
             Ok(free)
         };
-        self.is_healthy() && self.shared.room.has(octets, ask) && self.is_healthy()
+        let has_room = self.is_healthy() && self.shared.room.has(octets, ask);
+        if !has_room {
+            self.shared.queue().untidy = true;
+            self.shared.wake.notify_one();
+        }
+        has_room && self.is_healthy()
     }
 }
 

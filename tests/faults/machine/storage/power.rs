@@ -63,6 +63,7 @@ fn p1_power_cut_in_the_midst_of_a_hundred_connections() {
         thread::scope(|scope| {
             scope.spawn(|| send_from(&bench, 100));
             bench.ledger.wait_until("answers", |answers| answers.len() > 200);
+            bench.before_the_cut.store(bench.ledger.lines().len(), Ordering::Relaxed);
             volume.cut_power();
         });
         gateway.kill();
