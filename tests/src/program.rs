@@ -118,6 +118,12 @@ impl Place {
     /// There is no such program.
     pub fn start_under(&self, wrapper: &[&str]) -> Result<Gateway, ExitStatus> {
         let mut gateway = self.spawn(wrapper);
+        self.wait_until_up(&mut gateway).map(|()| gateway)
+    }
+
+    /// # Errors
+    /// It has ended before it took connections.
+    pub fn wait_until_up(&self, gateway: &mut Gateway) -> Result<(), ExitStatus> {
         // The one for probes is opened after the one for mail.
         while TcpStream::connect(self.listen).is_err() || TcpStream::connect(self.http).is_err() {
             if let Some(status) = gateway.ended() {
@@ -125,7 +131,7 @@ impl Place {
             }
             thread::yield_now();
         }
-        Ok(gateway)
+        Ok(())
     }
 
     /// Starts it and does not wait.

@@ -22,8 +22,10 @@ fn run(call: &str, what: &str, n: usize) -> bool {
     let trace = directory.path().join("trace").display().to_string();
     let (calls, inject) = (format!("trace={call}"), format!("inject={context}"));
     let strace = super::tool("strace").get_program().to_str().unwrap().to_owned();
-    let wrapper = [&strace, "-D", "-f", "--seccomp-bpf", "-o", &trace, "-e", &calls, "-e", &inject];
-    if let Ok(mut gateway) = bench.place.start_under(&wrapper) {
+    let wrapper = [&strace, "-D", "-f", "-o", &trace, "-e", &calls, "-e", &inject];
+    let mut gateway = bench.place.spawn(&wrapper);
+    let pid = gateway.pid().as_raw_nonzero();
+    if bench.place.wait_until_up(&mut gateway).is_ok() {
         let _ = bench.send("small", BOB, 100);
         let _ = bench.send("large", &["bob@example.com", "refuse@example.com"], 400_000);
         let is_through = || {
@@ -37,15 +39,12 @@ fn run(call: &str, what: &str, n: usize) -> bool {
         gateway.terminate();
         gateway.wait();
     }
-    // The gateway has ended; the trace has what happened to it.
-    let happened = || {
-        let trace = fs::read_to_string(&trace).unwrap();
-        (trace.contains("+++") || trace.contains("INJECTED"))
-            .then(|| trace.contains("INJECTED") || trace.contains("SIGKILL"))
-    };
+    // The gateway has ended; its last line in the trace says how, or comes soon.
     let touched = loop {
-        if let Some(touched) = happened() {
-            break touched;
+        let trace = fs::read_to_string(&trace).unwrap_or_default();
+        let its_end = |line: &&str| line.split_whitespace().next() == Some(&pid.to_string()) && line.contains("+++");
+        if let Some(end) = trace.lines().find(its_end) {
+            break end.contains("SIGKILL") || trace.contains("(INJECTED)");
         }
         thread::sleep(PAUSE);
     };
