@@ -17,7 +17,7 @@ RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 BENCH = python3 -B benches/harness --postern $(RELEASE)/postern --load $(RELEASE)/load
 BENCH_OPTIONS = $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick) $(if $(SCRATCH),--scratch $(SCRATCH)) $(if $(SERVERS),--servers $(SERVERS)) $(BENCH_FLAGS)
 
-.PHONY: bench bench-build bench-chain bench-micro bench-swap run test build plugins install uninstall lint test-crash test-faults test-js test-monitoring test-peers test-suites clean need-rust
+.PHONY: bench bench-build bench-chain bench-micro bench-swap fuzz run test build plugins install uninstall lint test-crash test-faults test-js test-monitoring test-peers test-suites clean need-rust
 
 run: plugins
 	$(CARGO) run --quiet --package postern -- localserve $(RUN_FLAGS)
@@ -60,6 +60,8 @@ lint: plugins
 	sh -n tests/peers/install
 	sh -n tests/suites/install
 	sh -n tests/faults/machine/install
+	sh -n tests/fuzz/run
+	.ci/deny
 
 # 200 kills instead of the 20 of `make test`.
 test-crash: plugins
@@ -72,6 +74,10 @@ test-faults: plugins
 	@tests/faults/machine/install
 	$(CARGO) build --package postern
 	$(CARGO) test --package postern-tests --test machine -- --nocapture --test-threads 1 $(FAULTS_FLAGS)
+
+# Every parser of what comes from outside, and whole sessions, by libFuzzer; FUZZ="command mime" SECONDS_EACH=60 for less.
+fuzz: plugins
+	tests/fuzz/run $(FUZZ)
 
 # The day of a reseller who writes JavaScript: the template's own test, its build, and a rehearsal of what came out.
 test-js: plugins

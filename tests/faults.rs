@@ -93,15 +93,16 @@ fn tests_of(text: &str) -> impl Iterator<Item = String> {
 
 /// `k7_…` and `t_state_1_…` name a row.
 fn row_of(test: &str) -> Option<String> {
-    let bug = |row: &&&str| test.starts_with(&format!("{}_", row.to_lowercase().replace('-', "_")));
+    let bug = |row: &&&str| test.starts_with(&format!("{}_", row.to_ascii_lowercase().replace('-', "_")));
     if let Some(row) = BUGS.iter().find(bug) {
         return Some((*row).to_owned());
     }
     let (row, _) = test.split_once('_')?;
     let letters = row.trim_end_matches(|c: char| c.is_ascii_digit());
     let number = row[letters.len()..].parse().unwrap_or(0);
-    let row_is_there = |(name, rows): &(&str, usize)| name.to_lowercase() == letters && (1..=*rows).contains(&number);
-    ROWS.iter().any(row_is_there).then(|| row.to_uppercase())
+    let row_is_there =
+        |(name, rows): &(&str, usize)| name.to_ascii_lowercase() == letters && (1..=*rows).contains(&number);
+    ROWS.iter().any(row_is_there).then(|| row.to_ascii_uppercase())
 }
 
 #[test]

@@ -87,11 +87,14 @@ fn sources() -> Vec<Source> {
     files.into_iter().map(source).collect()
 }
 
+/// What is compiled for tests alone, or for a fuzzer as well.
+const FOR_TESTS: [&str; 2] = ["#[cfg(test)]", "#[cfg(any(test, fuzzing))]"];
+
 /// The modules that a file declares as `#[cfg(test)] mod foo;`, as paths without `.rs`.
 fn test_modules(file: &Path) -> Vec<PathBuf> {
     let text = fs::read_to_string(file).unwrap();
     let lines: Vec<_> = text.lines().map(str::trim).collect();
-    let declared = lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]").filter_map(|pair| {
+    let declared = lines.windows(2).filter(|pair| FOR_TESTS.contains(&pair[0])).filter_map(|pair| {
         let (_, name) = pair[1].strip_suffix(';')?.split_once("mod ")?;
         Some(file.with_extension("").join(name))
     });
@@ -147,11 +150,11 @@ fn quoted(text: &str, quote: char) -> usize {
     text.len()
 }
 
-/// Takes out each item under `#[cfg(test)]`.
+/// Takes out each item that is [`FOR_TESTS`].
 fn without_tests(code: &str) -> String {
     let mut out = String::new();
     let mut rest = code;
-    while let Some(at) = rest.find("#[cfg(test)]") {
+    while let Some(at) = FOR_TESTS.iter().filter_map(|mark| rest.find(mark)).min() {
         out.push_str(&rest[..at]);
         let item = &rest[at..];
         let end = item.find([';', '{']).unwrap_or(item.len() - 1);

@@ -12,6 +12,8 @@ pub mod body;
 pub mod canonical;
 mod dkim;
 mod dmarc;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod key;
 mod origin;
 pub mod results;

@@ -14,8 +14,7 @@ use postern::host::{self, Compiler};
 use postern::log::{EventLog, JsonLines, LogFile, Sink, pump};
 use postern::metrics::Metrics;
 use postern::server::story::Story;
-use postern::server::{Server, plugins};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use postern::server::{Server, descriptor, plugins};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -95,7 +94,7 @@ fn run(
             Severity::Warning => tracing::warn!("{problem}"),
         }
     }
-    raise_descriptor_limit(&settings);
+    descriptor::raise_limit(&settings);
     let metrics = Arc::new(Metrics::new()?);
     let (log, events) = EventLog::new(metrics.clone());
     let writer = std::thread::Builder::new().name("event-log".to_owned()).spawn(move || pump(&events, &mut sinks))?;
@@ -110,6 +109,9 @@ fn run(
         };
         for (name, address) in server.addresses() {
             tracing::info!(%address, "listener {name} takes mail");
+        }
+        if let Some(address) = server.http() {
+            tracing::info!(%address, "health and metrics are served");
         }
         started(&server, &settings);
         server.supervise();
@@ -127,20 +129,6 @@ fn run(
         std::thread::sleep(Duration::from_millis(10));
     }
     result
-}
-
-/// Each session takes one descriptor, and the spool, next hops and plugins take some besides (RS1).
-fn raise_descriptor_limit(settings: &Settings) {
-    let wanted = u64::from(settings.server.max_connections) + 512;
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= wanted) {
-        return;
-    }
-    let raised = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
-    let raise = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), ..limit });
-    if raise.is_err() || raised < wanted {
-        tracing::warn!(raised, wanted, "fewer open files are allowed than max_connections may need");
-    }
 }
 
 /// For events that are not written yet when all else has ended.

@@ -69,11 +69,23 @@ metrics! {
     sessions: IntCounterVec = "postern_sessions_total" ["role"];
     /// Sessions that are open now.
     sessions_open: IntGauge = "postern_sessions_open";
-    /// Connections refused before a session, by cause (client-limit, total-limit, unhealthy, proxy).
+    /// Sessions that may be open: max_connections, or what the limit on open files leaves for them.
+    sessions_limit: IntGauge = "postern_sessions_limit";
+    /// 1 while there are so many sessions that they get less time and fewer errors.
+    overload: IntGauge = "postern_overload";
+    /// Times that a connection could not be accepted, mostly for want of file descriptors.
+    accept_failures: IntCounter = "postern_accept_failures_total";
+    /// Worker threads that have been at one task for more than a second.
+    workers_blocked: IntGauge = "postern_workers_blocked";
+    /// Times that a worker thread was blocked so.
+    worker_stalls: IntCounter = "postern_worker_stalls_total";
+    /// How late a task was woken whose time had come.
+    heartbeat_lateness: Histogram = "postern_heartbeat_lateness_seconds";
+    /// Connections refused before a session, by cause (client-limit, total-limit, client-rate, total-rate, unhealthy, proxy).
     connections_refused: IntCounterVec = "postern_connections_refused_total" ["cause"];
     /// Replies sent to clients, by verb and class (2xx …).
     replies: IntCounterVec = "postern_replies_total" ["verb", "class"];
-    /// TLS handshakes with clients, by result (ok, failed, timeout).
+    /// TLS handshakes with clients, by result (ok, failed, timeout, refused).
     tls_handshakes: IntCounterVec = "postern_tls_handshakes_total" ["result"];
     /// AUTH attempts, by result (ok, failed, cancelled).
     authentications: IntCounterVec = "postern_authentications_total" ["result"];
@@ -193,8 +205,11 @@ impl Metrics {
     fn begin_at_zero(&self) {
         let known: [(&IntCounterVec, &[&str]); 10] = [
             (&self.state_failures, &["read", "write", "damaged"]),
-            (&self.connections_refused, &["client-limit", "total-limit", "unhealthy", "proxy"]),
-            (&self.tls_handshakes, &["ok", "failed", "timeout"]),
+            (
+                &self.connections_refused,
+                &["client-limit", "total-limit", "client-rate", "total-rate", "unhealthy", "proxy"],
+            ),
+            (&self.tls_handshakes, &["ok", "failed", "timeout", "refused"]),
             (&self.authentications, &["ok", "failed", "cancelled"]),
             (&self.messages, &["accept", "reject", "defer", "discard", "quarantine", "disconnect"]),
             (&self.deliveries, &["delivered", "deferred", "failed", "expired"]),

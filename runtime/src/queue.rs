@@ -28,6 +28,8 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use self::clock::Clock;
+#[cfg(any(test, fuzzing))]
+pub use self::dsn::fuzz;
 pub use self::filter::{Changed, Detail, Filter, Page, Summary};
 use self::life::Life;
 pub use self::meta::{Accepted, Kind, LastWord, MetaError, Quarantined, RecipientState, State, Status};

@@ -8,6 +8,8 @@ pub mod authentication;
 pub mod certificate;
 pub mod connections;
 pub mod control;
+pub mod descriptor;
+mod heartbeat;
 pub mod http;
 pub mod inventory;
 pub mod listener;
@@ -16,6 +18,7 @@ pub mod mailboxes;
 pub mod names;
 pub mod plugins;
 pub mod preparation;
+mod rate;
 pub mod reputation;
 pub mod scanners;
 pub mod setup;
@@ -39,7 +42,8 @@ use tokio::task::JoinSet;
 
 use self::acceptance::Acceptance;
 use self::authentication::Authentication;
-use self::connections::{Connections, Limits};
+use self::connections::{Connections, Handshakes, Limits};
+use self::heartbeat::Watchdog;
 use self::http::Readiness;
 use self::listener::Gate;
 use self::live::{Live, Parts, Refusal};
@@ -98,6 +102,8 @@ pub enum ServerError {
     Control { path: PathBuf, source: std::io::Error },
     #[error("the thread that writes what plugins keep can't be started: {0}")]
     Archive(std::io::Error),
+    #[error("the thread that watches the others can't be started: {0}")]
+    Watchdog(std::io::Error),
     #[error("a part of the start was interrupted")]
     Interrupted,
 }
@@ -114,6 +120,7 @@ pub struct Server {
     stopping: watch::Sender<bool>,
     limits: Arc<ArcSwap<Limits>>,
     supervisor: Supervisor,
+    _watchdog: Watchdog,
     drain: Duration,
     listeners: JoinSet<()>,
     services: JoinSet<()>,
@@ -166,11 +173,13 @@ impl Server {
         // One that has failed is not full: who is still connected hears 451 from the commit, and not 452 here.
         let has_room = Box::new(move |octets| room.has_room_for(octets) || !room.is_healthy());
         let gateway = Gateway::new(snapshot, clerk, has_room);
-        let gateway = Arc::new(gateway.with_unknown_recipients(Box::new(move |client| unknown_recipients.add(client))));
+        let gateway = gateway.with_unknown_recipients(Box::new(move |client| unknown_recipients.add(client)));
+        let limits = Arc::new(ArcSwap::from_pointee(setup::connections(settings, &metrics)));
+        let handshakes = Handshakes::new(limits.clone());
+        let gateway = Arc::new(gateway.with_handshakes(Box::new(move |client| handshakes.admits(client))));
         let prepare = Arc::new(Preparation { gateway: gateway.clone(), signer: signer.clone() });
         let queue = Queue::new(setup::queue(settings), spool.clone(), mailboxes.clone(), prepare, log, metrics.clone());
         let (stopping, stopped) = watch::channel(false);
-        let limits = Arc::new(ArcSwap::from_pointee(setup::connections(settings)));
         let supervisor = Supervisor::from_environment();
         let parts = Parts {
             gateway: gateway.clone(),
@@ -203,6 +212,7 @@ impl Server {
             stopping,
             limits,
             supervisor,
+            _watchdog: Watchdog::start(&metrics).map_err(ServerError::Watchdog)?,
             drain: settings.server.drain_timeout,
         };
         // All sockets first: a port in use must not leave half a gateway.
@@ -324,7 +334,7 @@ impl Server {
         sockets: Vec<TcpListener>,
         stopped: &watch::Receiver<bool>,
     ) -> Result<(), ServerError> {
-        let connections = Arc::new(Connections::default());
+        let connections = Arc::new(Connections::new(self.gateway.overload.clone()));
         let acceptance = Arc::new(Acceptance { queue: self.queue.clone() });
         for (written, socket) in settings.listeners.iter().zip(sockets) {
             let tls = self.live.certificates().acceptor(&written.name);

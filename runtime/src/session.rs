@@ -7,9 +7,11 @@
 
 pub mod answer;
 pub mod authentication;
+mod clock;
 pub mod connection;
 pub mod extension;
 pub mod machine;
+pub mod overload;
 pub mod proxy;
 pub mod received;
 pub mod reception;
@@ -19,4 +21,4 @@ pub mod xclient;
 
 pub use connection::{Accepted, CommitError, Services, serve};
 pub use machine::{Machine, Peer};
-pub use settings::{Listener, Settings, Snapshot, Timeouts, TlsMode};
+pub use settings::{Listener, Settings, Snapshot, Strain, Timeouts, TlsMode};

@@ -234,5 +234,12 @@ fn verify(header: &Header, body: &Body, sets: &[Set], keys: &HashMap<Signer, Key
     Ok(())
 }
 
+#[cfg(any(test, fuzzing))]
+pub(super) fn read_anything(header: &Header) {
+    if let Ok(sets) = sets(header) {
+        assert!(sets.len() <= MAX_SETS);
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -373,5 +373,12 @@ fn normal(domain: &str) -> Option<String> {
     Domain::parse(domain).ok().map(|domain| domain.as_str().to_owned())
 }
 
+#[cfg(any(test, fuzzing))]
+pub(super) fn read_anything(octets: &[u8]) {
+    // No tag, no wish.
+    let record = Record::parse(octets);
+    assert!(octets.contains(&b'=') || record.policy.is_none() && !record.testing);
+}
+
 #[cfg(test)]
 mod tests;

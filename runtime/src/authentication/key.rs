@@ -82,7 +82,7 @@ pub(super) async fn look_up(
 }
 
 impl Key {
-    fn parse(record: &[u8], algorithm: Algorithm) -> Result<Self, KeyFault> {
+    pub(super) fn parse(record: &[u8], algorithm: Algorithm) -> Result<Self, KeyFault> {
         let useless = |reason: &str| KeyFault::Useless(reason.to_owned());
         let tags = TagList::parse(record).map_err(|_| useless("the key's record can't be read"))?;
         if tags.find("v").is_some() && tags.first() != Some(("v", "DKIM1")) {

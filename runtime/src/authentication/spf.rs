@@ -343,6 +343,28 @@ fn temporary(name: &str, error: &DnsError) -> Stop {
     Stop(Outcome::Temperror, format!("{name}: {error}"))
 }
 
+#[cfg(any(test, fuzzing))]
+pub(super) fn read_anything(octets: &[u8]) {
+    let values = Values {
+        client: IpAddr::from([192, 0, 2, 3]),
+        helo: "mail.example.org",
+        local: "strong-bad",
+        sender_domain: "email.example.com",
+        domain: "email.example.com",
+        client_name: "mx.example.org",
+        receiver: "gw.example.net",
+        now: 0,
+    };
+    let _ = Record::parse(octets);
+    let Ok(text) = std::str::from_utf8(octets) else { return };
+    for spec in [MacroString::parse(text, true), MacroString::parse_domain(text)].into_iter().flatten() {
+        let expanded = spec.expand(&values);
+        // A letter stands for a name, at most three octets for each of it (§7.3).
+        assert!(expanded.len() <= text.len() * 100, "{} octets of {text:?}", expanded.len());
+        assert!(spec.expand_domain(&values).len() <= expanded.len());
+    }
+}
+
 #[cfg(test)]
 mod suite;
 #[cfg(test)]

@@ -52,7 +52,8 @@ fn screen(vitals: &Vitals) -> String {
     if let Some(http) = vitals.http {
         say("", format!("http://{http}/metrics"));
     }
-    say("Sessions", format!("{} open, at most {}", vitals.sessions.open, vitals.sessions.limit));
+    let overload = if vitals.sessions.overload { ": OVERLOAD, they get less time and fewer errors" } else { "" };
+    say("Sessions", format!("{} open, at most {}{overload}", vitals.sessions.open, vitals.sessions.limit));
     let messages = &vitals.messages;
     say(
         "Messages",
@@ -202,7 +203,7 @@ mod tests {
                 listener("users", 465, "implicit", Some("2026-03-03T00:00:00Z")),
             ],
             http: Some(([127, 0, 0, 1], 9100).into()),
-            sessions: Sessions { open: 12, limit: 2000 },
+            sessions: Sessions { open: 12, limit: 2000, overload: false },
             queue: Queue {
                 ready: 0,
                 waiting: 0,
@@ -251,6 +252,7 @@ mod tests {
                     reason: "it is damaged".to_owned(),
                 }],
             },
+            sessions: Sessions { open: 1700, limit: 2000, overload: true },
             broken_keys: 2,
             events_dropped: 5,
             ..healthy
@@ -283,6 +285,7 @@ Plugins    3 in use
             "postern 0.1.0 on mx.example.net: NOT READY, the spool is full; up 3d 4h, process 4711",
             "Config     /etc/postern/postern.toml",
             "           RELOAD REFUSED 1m ago: error: unknown key `x`",
+            "Sessions   1700 open, at most 2000: OVERLOAD, they get less time and fewer errors",
             "Queue      500 waiting, 1 held; the oldest is 2h 1m old",
             "           DOWN mx:example.org: 400 messages, 1 failure, tried again in 5m: 451 4.4.1 \\u{1b}[31mno answer",
             "           and 2 more destinations are down",

@@ -8,6 +8,7 @@ mod installed;
 mod listener;
 mod plugin;
 mod scanner;
+mod server;
 mod signing;
 mod table;
 mod tenant;
@@ -17,13 +18,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::tz::TimeZone;
 use toml::Spanned;
 
 use super::problem::Findings;
 use super::settings::{
-    Authentication, CallAhead, Delivery, Dns, Http, Installation, Log, Login, Queue, Secret, Server, Settings,
-    SmartHost, Spool, Store,
+    Authentication, CallAhead, Delivery, Dns, Installation, Log, Login, Queue, Secret, Server, Settings, SmartHost,
+    Spool, Store,
 };
 use super::source::{Sources, Span};
 use super::suggest::did_you_mean;
@@ -50,11 +50,6 @@ pub fn check(written: Written, sources: &Sources, builtins: &[&str], findings: &
     let mut checker = Checker { sources, builtins, findings, patience: PATIENCE };
     let settings = checker.settings(written);
     if findings.has_errors() { None } else { settings }
-}
-
-/// UTC where the system says nothing that makes sense.
-fn system_time_zone() -> TimeZone {
-    TimeZone::try_system().ok().filter(|zone| !zone.is_unknown()).unwrap_or(TimeZone::UTC)
 }
 
 struct Checker<'a> {
@@ -141,56 +136,6 @@ impl Checker<'_> {
         };
         self.warn_of_logins(&settings);
         Some(settings)
-    }
-
-    fn server(&mut self, written: written::Server, host_name: Option<Domain>) -> Option<Server> {
-        if let (Some(at), Some(name)) = (&written.host_name, &host_name)
-            && !name.is_fully_qualified()
-        {
-            self.findings
-                .push_warning(Some(at.span), format!("`{name}` is not fully qualified"))
-                .help("other servers refuse such a name; write the one that DNS has for this host");
-        }
-        if written.administrators.is_empty() && host_name.is_some() {
-            let span = written.host_name.as_ref().map(|at| at.span);
-            self.findings
-                .push_warning(span, "nobody gets the mail to postmaster".to_owned())
-                .help("add `administrators = [\"you@example.com\"]` to [server]");
-        }
-        let count = |written: Option<Count>, default| written.map_or(default, |count| count.0);
-        Some(Server {
-            host_name: host_name?,
-            banner: written.banner.map_or_else(|| "Postern".to_owned(), |banner| banner.value.0),
-            administrators: written.administrators.into_iter().map(|at| at.value).collect(),
-            max_connections: count(written.max_connections, 2000),
-            max_connections_per_client: count(written.max_connections_per_client, 50),
-            max_message_size: self.size(written.max_message_size, ByteSize::mib(50), ByteSize::kib(64)),
-            max_header_size: self.size(written.max_header_size, ByteSize::kib(256), ByteSize::kib(4)),
-            max_header_fields: count(written.max_header_fields, 1000),
-            max_recipients: count(written.max_recipients, 1000),
-            max_hops: count(written.max_hops, 50),
-            junk_commands: count(written.junk_commands, 100),
-            max_errors: count(written.max_errors, 20),
-            allow_routed_local_parts: written.allow_routed_local_parts.unwrap_or(false),
-            command_timeout: self.positive(written.command_timeout, 5 * MINUTE),
-            data_timeout: self.positive(written.data_timeout, 5 * MINUTE),
-            handshake_timeout: self.positive(written.handshake_timeout, 30 * SECOND),
-            drain_timeout: self.positive(written.drain_timeout, 30 * SECOND),
-            time_zone: written.time_zone.map_or_else(system_time_zone, |at| at.value),
-        })
-    }
-
-    fn http(&mut self, written: &written::Http) -> Http {
-        let address = written.address.value;
-        if !address.ip().is_loopback() {
-            self.findings
-                .push_warning(
-                    Some(written.address.span),
-                    "everyone who can reach this address sees the metrics".to_owned(),
-                )
-                .help("listen on a loopback address, or on one that only the monitoring can reach");
-        }
-        Http { address }
     }
 
     fn spool(&mut self, written: &written::Spool, server: Option<&Server>) -> Option<Spool> {

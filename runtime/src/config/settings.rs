@@ -73,6 +73,13 @@ pub struct Server {
     pub administrators: Vec<Mailbox>,
     pub max_connections: u32,
     pub max_connections_per_client: u32,
+    /// New connections a second.
+    pub max_connection_rate: u32,
+    pub max_connection_rate_per_client: u32,
+    /// TLS handshakes a second.
+    pub max_handshake_rate_per_client: u32,
+    /// Clients to which the rates per client do not apply, nor `overload_connections_per_client`.
+    pub exempt_networks: Vec<IpNet>,
     pub max_message_size: ByteSize,
     pub max_header_size: ByteSize,
     pub max_header_fields: u32,
@@ -87,10 +94,22 @@ pub struct Server {
     pub allow_routed_local_parts: bool,
     /// Waiting for the next command (RFC 5321 §4.5.3.2.7).
     pub command_timeout: Duration,
-    /// Waiting for more octets of a message.
+    /// How far a message may fall behind `min_data_rate`.
     pub data_timeout: Duration,
+    /// A second.
+    pub min_data_rate: ByteSize,
+    /// For the client to take a reply.
+    pub write_timeout: Duration,
     /// TLS handshake and PROXY header.
     pub handshake_timeout: Duration,
+    /// From one mail of a session to the next.
+    pub session_timeout: Duration,
+    /// Percents of `max_connections` at which overload begins and ends, and what a session gets meanwhile.
+    pub overload_above: u32,
+    pub overload_below: u32,
+    pub overload_timeout: Duration,
+    pub overload_max_errors: u32,
+    pub overload_connections_per_client: u32,
     /// How long a stop waits for open sessions and deliveries.
     pub drain_timeout: Duration,
     /// Where a day ends, for rules that run until the next one.

@@ -18,7 +18,7 @@ pub use plugin::{Chain, ChainEntry, ChainEntryTable, Limits, Placement, Plugin, 
 use super::problem::Findings;
 use super::section;
 use super::value::name::{DnsServer, HostPort, Name, SenderPattern, SpfMechanism};
-use super::value::quantity::{ByteSize, Count, Port, Preference};
+use super::value::quantity::{ByteSize, Count, Percent, Port, Preference};
 use super::value::secret::PasswordHash;
 use super::value::word::{Banner, LineEndsWord, ListenerTls, TableFormat};
 use super::value::{At, text_or_table};
@@ -98,6 +98,10 @@ pub struct Server {
     pub administrators: Vec<At<Mailbox>>,
     pub max_connections: Option<Count>,
     pub max_connections_per_client: Option<Count>,
+    pub max_connection_rate: Option<Count>,
+    pub max_connection_rate_per_client: Option<Count>,
+    pub max_handshake_rate_per_client: Option<Count>,
+    pub exempt_networks: Option<Vec<At<IpNet>>>,
     pub max_message_size: Option<At<ByteSize>>,
     pub max_header_size: Option<At<ByteSize>>,
     pub max_header_fields: Option<Count>,
@@ -108,7 +112,15 @@ pub struct Server {
     pub allow_routed_local_parts: Option<bool>,
     pub command_timeout: Option<At<Duration>>,
     pub data_timeout: Option<At<Duration>>,
+    pub min_data_rate: Option<At<ByteSize>>,
+    pub write_timeout: Option<At<Duration>>,
     pub handshake_timeout: Option<At<Duration>>,
+    pub session_timeout: Option<At<Duration>>,
+    pub overload_above: Option<Spanned<Percent>>,
+    pub overload_below: Option<Spanned<Percent>>,
+    pub overload_timeout: Option<At<Duration>>,
+    pub overload_max_errors: Option<Count>,
+    pub overload_connections_per_client: Option<Count>,
     pub drain_timeout: Option<At<Duration>>,
     pub time_zone: Option<At<TimeZone>>,
     pub http: Option<Http>,

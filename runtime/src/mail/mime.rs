@@ -248,9 +248,11 @@ impl Fields {
     }
 }
 
+/// For plugins, who repeat it in replies and logs: of bounded length, and no controls, which RFC 2231 lets a name have.
 fn shorten(text: &str) -> String {
     let end = (0..=text.len().min(MAX_NAME)).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
-    text.get(..end).unwrap_or_default().to_owned()
+    let kept = text.get(..end).unwrap_or_default();
+    kept.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -282,6 +284,16 @@ mod tests {
         let found = contents(message);
         let found: Vec<_> = found.iter().map(|(name, content)| (name.as_str(), content.as_str())).collect();
         assert_eq!(found, expected);
+    }
+
+    /// Found by `make fuzz`.
+    #[test]
+    fn sp17_names_have_no_controls() {
+        let header =
+            "Content-Type: a/b\u{1}\u{85}\r\nContent-Disposition: attachment; filename*=utf-8''x%0d%0aBcc:%20y\r\n";
+        let parts = parts(&message(header, b"x"), MimeLimits::default()).unwrap();
+        assert!(!parts[0].content_type.chars().any(char::is_control), "{parts:?}");
+        assert_eq!(parts[0].filename.as_deref(), Some("x??Bcc: y"));
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! from outside goes through [`Field::new`] or [`text`], neither of which lets a line end in.
 
 mod fields;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod text;
 
 use bytes::{Bytes, BytesMut};

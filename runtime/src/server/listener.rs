@@ -1,15 +1,18 @@
 //! Accepts connections of one listener and starts a session for each.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use rustix::net::{SendFlags, send};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 
 use super::connections::{Connections, Limits, Place, Refusal};
+use super::rate::Rate;
 use crate::log::Record;
 use crate::pipeline::SessionId;
 use crate::session::connection::Context;
@@ -18,6 +21,10 @@ use crate::smtp::Reply;
 
 /// After accept() has failed, mostly for want of file descriptors: let some sessions end first.
 const BACK_OFF: Duration = Duration::from_millis(100);
+/// How often the log tells of what may happen again and again.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// Refused connections a second that are named in the event log; all are counted.
+const TOLD_REFUSALS: u32 = 10;
 /// A balancer sends its header at once.
 const PROXY_HEADER: Duration = Duration::from_secs(10);
 /// Backlog of connections that the kernel holds for us.
@@ -46,6 +53,8 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub async fn run(listener: TcpListener, gate: Gate, drain: Duration) {
     let mut sessions = JoinSet::new();
     let mut stopping = gate.context.stopping.clone();
+    let mut trouble = Trouble::default();
+    let refusals = Arc::new(Refusals { gate: gate.clone(), told: Mutex::default() });
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -56,9 +65,14 @@ pub async fn run(listener: TcpListener, gate: Gate, drain: Duration) {
             }
         };
         match accepted {
-            Ok((stream, client)) => drop(sessions.spawn(admit(stream, client, gate.clone()))),
+            Ok((stream, client)) => {
+                trouble.is_over(&gate);
+                take_in(stream, client, &refusals, &mut sessions);
+            }
+            // It went before we came: nothing of ours is short.
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
             Err(error) => {
-                tracing::warn!(%error, listener = %gate.context.listener.name, "can't accept a connection");
+                trouble.tell(&error, &gate);
                 tokio::time::sleep(BACK_OFF).await;
             }
         }
@@ -84,53 +98,134 @@ fn tell_panic(ended: Result<(), JoinError>) {
     }
 }
 
-async fn admit(mut stream: TcpStream, connecting: SocketAddr, gate: Gate) {
-    let Ok(mut local) = stream.local_addr() else { return };
+/// accept() fails.
+#[derive(Default)]
+struct Trouble {
+    told: Option<Instant>,
+}
+
+impl Trouble {
+    fn tell(&mut self, error: &io::Error, gate: &Gate) {
+        gate.context.gateway.clerk.metrics.accept_failures.inc();
+        if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            tracing::warn!(%error, listener = %gate.context.listener.name, "can't accept connections");
+            self.told = Some(Instant::now());
+        }
+    }
+
+    fn is_over(&mut self, gate: &Gate) {
+        // Not for each that comes through between two that do not.
+        if self.told.take_if(|told| told.elapsed() >= TELL_EVERY).is_some() {
+            tracing::info!(listener = %gate.context.listener.name, "connections are accepted again");
+        }
+    }
+}
+
+/// Says no, in as little as one write: a flood of those who are refused must not cost what it is meant to save.
+struct Refusals {
+    gate: Gate,
+    told: Mutex<Rate>,
+}
+
+impl Refusals {
+    fn refuse(&self, stream: &TcpStream, client: SocketAddr, refusal: Refusal) {
+        let Context { gateway, listener, .. } = &self.gate.context;
+        self.tell(client, refusal.cause(), refusal.cause());
+        if listener.tls == TlsMode::Implicit {
+            // A handshake to say no would cost more than the session that is refused.
+            return;
+        }
+        let reply = match refusal {
+            Refusal::Client | Refusal::ClientRate => Reply::too_many_connections(),
+            Refusal::Total | Refusal::TotalRate => Reply::too_busy(&gateway.current.load().settings.host_name),
+        };
+        let mut octets = Vec::new();
+        reply.write(&mut octets);
+        // A new connection has room for that. The client may be gone already.
+        let _ = send(stream, &octets, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    }
+
+    fn tell(&self, client: SocketAddr, label: &str, cause: &str) {
+        let Context { gateway, listener, .. } = &self.gate.context;
+        gateway.clerk.metrics.connections_refused.with_label_values(&[label]).inc();
+        if self.told.lock().unwrap_or_else(PoisonError::into_inner).admits(TOLD_REFUSALS) {
+            let record = Record::new("refused").text("client", client).text("listener", &listener.name);
+            gateway.clerk.log.emit(record.text("cause", cause));
+        }
+    }
+}
+
+fn take_in(stream: TcpStream, connecting: SocketAddr, refusals: &Arc<Refusals>, sessions: &mut JoinSet<()>) {
+    let gate = &refusals.gate;
+    let mut place = match gate.connections.enter(gate.limits.load_full()) {
+        Ok(place) => place,
+        Err(refusal) => return refusals.refuse(&stream, connecting, refusal),
+    };
+    let Ok(local) = stream.local_addr() else { return };
     // A reply is one small write; waiting for more to send costs the client a round trip.
     let _ = stream.set_nodelay(true);
-    let listener = gate.context.listener.clone();
-    let refused = &gate.context.gateway.clerk.metrics.connections_refused;
-    let mut client = connecting;
     let ip = connecting.ip().to_canonical();
-    if listener.proxy_protocol_from.iter().any(|network| network.contains(&ip)) {
-        match tokio::time::timeout(PROXY_HEADER, proxy::read_header(&mut stream)).await {
-            Ok(Ok(Some((said, to)))) => (client, local) = (said, to),
-            Ok(Ok(None)) => {}
-            failed => {
-                refused.with_label_values(&["proxy"]).inc();
-                let cause = match failed {
-                    Ok(Err(error)) => error.to_string(),
-                    _ => "PROXY header: none came in time".to_owned(),
-                };
-                let record = Record::new("refused").text("client", connecting).text("listener", &listener.name);
-                gate.context.gateway.clerk.log.emit(record.text("cause", cause));
-                return;
-            }
+    if gate.context.listener.proxy_protocol_from.iter().any(|network| network.contains(&ip)) {
+        sessions.spawn(introduce(stream, connecting, local, place, refusals.clone()));
+        return;
+    }
+    match place.belongs_to(ip) {
+        Ok(()) => drop(sessions.spawn(start(stream, connecting, connecting, local, place, gate.clone()))),
+        Err(refusal) => {
+            // It is free before anybody hears that it is.
+            drop(place);
+            refusals.refuse(&stream, connecting, refusal);
         }
     }
-    let (place, unavailable) = match gate.connections.enter(client.ip(), **gate.limits.load()) {
-        Ok(place) => (Some(place), (gate.unavailable)()),
-        Err(refusal) => {
-            let cause = if refusal == Refusal::Client { "client-limit" } else { "total-limit" };
-            refused.with_label_values(&[cause]).inc();
-            if listener.tls == TlsMode::Implicit {
-                // A handshake to say no would cost more than the session that is refused.
-                return;
-            }
-            (None, Some(Reply::too_many_connections()))
+}
+
+/// A balancer says whose connection it is.
+async fn introduce(
+    mut stream: TcpStream,
+    connecting: SocketAddr,
+    to: SocketAddr,
+    mut place: Place,
+    refusals: Arc<Refusals>,
+) {
+    let (client, local) = match tokio::time::timeout(PROXY_HEADER, proxy::read_header(&mut stream)).await {
+        Ok(Ok(said)) => said.unwrap_or((connecting, to)),
+        failed => {
+            let cause = match failed {
+                Ok(Err(error)) => error.to_string(),
+                _ => "PROXY header: none came in time".to_owned(),
+            };
+            drop(place);
+            return refusals.tell(connecting, "proxy", &cause);
         }
     };
-    if place.is_some() && unavailable.is_some() {
-        refused.with_label_values(&["unhealthy"]).inc();
+    match place.belongs_to(client.ip()) {
+        Ok(()) => start(stream, connecting, client, local, place, refusals.gate.clone()).await,
+        Err(refusal) => {
+            drop(place);
+            refusals.refuse(&stream, client, refusal);
+        }
     }
-    let concurrent = place.as_ref().map_or(0, |place: &Place| place.concurrent);
+}
+
+async fn start(
+    stream: TcpStream,
+    connecting: SocketAddr,
+    client: SocketAddr,
+    local: SocketAddr,
+    place: Place,
+    gate: Gate,
+) {
+    let unavailable = (gate.unavailable)();
+    if unavailable.is_some() {
+        gate.context.gateway.clerk.metrics.connections_refused.with_label_values(&["unhealthy"]).inc();
+    }
     let peer = Peer {
         id: SessionId::next(),
         client: SocketAddr::new(client.ip().to_canonical(), client.port()),
         connecting,
         local,
         client_name: Arc::default(),
-        concurrent,
+        concurrent: place.concurrent,
         tls: None,
     };
     serve(stream, gate.context, peer, unavailable).await;

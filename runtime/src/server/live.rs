@@ -12,6 +12,7 @@ use jiff::Timestamp;
 
 use super::authentication::Authentication;
 use super::connections::Limits;
+use super::descriptor;
 use super::mailboxes::Mailboxes;
 use super::plugins::record::{Place, Version};
 use super::plugins::{
@@ -352,9 +353,10 @@ impl Live {
         self.parts.mailboxes.configure(&settings);
         self.parts.scanners.replace(setup::scanners(&settings));
         wake(&loaded.changes);
+        descriptor::raise_limit(&settings);
         self.parts.queue.configure(setup::queue(&settings));
         self.parts.authentication.configure(setup::authentication(&settings));
-        self.parts.limits.store(Arc::new(setup::connections(&settings)));
+        self.parts.limits.store(Arc::new(setup::connections(&settings, &self.parts.gateway.clerk.metrics)));
         self.parts.certificates.replace(&settings);
         self.parts.signer.replace(&settings, &self.parts.gateway.clerk.metrics);
         let new = Arc::new(setup::snapshot(&settings, self.parts.incoming.clone(), loaded.chains.clone()));

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::connections::Limits;
+use super::descriptor::Shares;
 use crate::config::settings::{self, LineEnds, ListenerTls};
 use crate::config::{ByteSize, Settings};
+use crate::metrics::Metrics;
 use crate::smtp::{Domain, Host, ReversePath};
 use crate::{authentication, delivery, dns, host, queue, scan, session, spool};
 
@@ -23,7 +25,6 @@ fn octets(size: ByteSize) -> usize {
 
 pub fn session(settings: &Settings, incoming_directory: PathBuf) -> session::Settings {
     let server = &settings.server;
-    let defaults = session::Timeouts::default();
     session::Settings {
         host_name: server.host_name.to_string(),
         service_id: settings.authentication.service_id.to_string(),
@@ -43,9 +44,12 @@ pub fn session(settings: &Settings, incoming_directory: PathBuf) -> session::Set
         timeouts: session::Timeouts {
             command: server.command_timeout,
             data: server.data_timeout,
+            min_rate: u32::try_from(server.min_data_rate.0).unwrap_or(u32::MAX),
+            write: server.write_timeout,
             tls_handshake: server.handshake_timeout,
-            ..defaults
+            session: server.session_timeout,
         },
+        strain: session::Strain { timeout: server.overload_timeout, max_errors: server.overload_max_errors },
     }
 }
 
@@ -74,8 +78,23 @@ fn everybody() -> Vec<IpNet> {
     [IpAddr::from([0; 4]), IpAddr::from([0; 16])].into_iter().filter_map(|ip| IpNet::new(ip, 0).ok()).collect()
 }
 
-pub fn connections(settings: &Settings) -> Limits {
-    Limits { total: count(settings.server.max_connections), per_client: settings.server.max_connections_per_client }
+/// Tells the metrics, too, what holds from now on.
+pub fn connections(settings: &Settings, metrics: &Metrics) -> Limits {
+    let server = &settings.server;
+    let total = count(Shares::of(settings).sessions);
+    metrics.sessions_limit.set(i64::try_from(total).unwrap_or(i64::MAX));
+    let percent = |percent: u32| total.saturating_mul(count(percent)) / 100;
+    Limits {
+        total,
+        per_client: server.max_connections_per_client,
+        rate: server.max_connection_rate,
+        rate_per_client: server.max_connection_rate_per_client,
+        handshake_rate_per_client: server.max_handshake_rate_per_client,
+        exempt: server.exempt_networks.clone(),
+        overload_per_client: server.overload_connections_per_client,
+        overload_begins: percent(server.overload_above).max(1),
+        overload_ends: percent(server.overload_below),
+    }
 }
 
 pub fn spool(settings: &Settings) -> spool::Settings {
@@ -139,7 +158,7 @@ pub fn queue(settings: &Settings) -> queue::Settings {
         expiry: written.expiry,
         delay_warning: written.delay_warning,
         quarantine_keep: written.quarantine_keep,
-        max_deliveries: count(written.concurrency),
+        max_deliveries: count(Shares::of(settings).deliveries),
         max_per_destination: count(written.concurrency_per_destination),
         max_per_tenant: count(written.concurrency_per_tenant),
         shutdown_deadline: settings.server.drain_timeout,

@@ -60,7 +60,11 @@ impl Facts {
             refused: reload.and_then(|reload| Some(refused(reload.time, &reload.refused?))),
             listeners: listeners(&in_force.settings, &self.addresses),
             http: self.http,
-            sessions: Sessions { open: level(&metrics.sessions_open), limit: parts.limits.load().total as u64 },
+            sessions: Sessions {
+                open: level(&metrics.sessions_open),
+                limit: parts.limits.load().total as u64,
+                overload: parts.gateway.overload.is_on(),
+            },
             queue: self.queue(),
             spool: self.spool(),
             plugins: Plugins {

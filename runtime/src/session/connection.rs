@@ -13,9 +13,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use super::authentication::password_is_right;
+use super::clock::Clock;
 use super::machine::{Answer, Gateway, Input, Machine, Output, Peer, Question, Waiting};
 use super::reception::Reception;
-use super::settings::{Listener, Timeouts, TlsMode};
+use super::settings::{Listener, TlsMode};
 use crate::log::Record;
 use crate::mail::{Mail, MessageId};
 use crate::pipeline::{RecordedSession, Stage, TlsFacts};
@@ -27,8 +28,6 @@ const DATA_READ: usize = 32 * 1024;
 /// Octets, and time, that a client who was told to go may still send before the connection is reset.
 const MAX_DRAIN: u64 = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
-/// Octets a second that a message must come with, on the whole; a slower client keeps others out (RS3).
-const MIN_RATE: u64 = 512;
 
 /// A mail that the chains have taken and the spool has not yet.
 #[derive(Debug, Clone)]
@@ -114,15 +113,16 @@ impl Drop for Open {
 }
 
 async fn run(stream: Box<dyn Stream>, context: &Context, mut peer: Peer, unavailable: Option<Reply>) -> io::Result<()> {
-    let mut timeouts = context.gateway.current.load().settings.timeouts;
+    let mut clock = Clock::new(context);
     let mut stream = stream;
     if context.listener.tls == TlsMode::Implicit {
-        (stream, peer.tls) = handshake(stream, context, timeouts.tls_handshake).await?;
+        if !context.gateway.admits_handshake(peer.client) {
+            return Err(io::Error::other("too many TLS handshakes from this address"));
+        }
+        (stream, peer.tls) = handshake(stream, context, clock.now_in_force().tls_handshake).await?;
     }
     let mut machine = Machine::new(context.gateway.clone(), context.listener.clone(), peer);
-    timeouts = machine.settings().timeouts;
     let mut buffer = BytesMut::new();
-    let mut clock = Clock::new(timeouts);
     let mut input = Input::Start { unavailable };
     loop {
         input = match machine.step(input, &mut buffer) {
@@ -132,8 +132,8 @@ async fn run(stream: Box<dyn Stream>, context: &Context, mut peer: Peer, unavail
                     // The space that a message needed is not kept for an idle session.
                     buffer = BytesMut::new();
                 }
-                clock.start(waiting, !replies.is_empty(), machine.is_receiving());
-                write(&mut stream, &replies, timeouts.write).await?;
+                write(&mut stream, &replies, clock.now_in_force().write).await?;
+                clock.start(waiting, !replies.is_empty(), &machine);
                 match read(&mut stream, &mut buffer, waiting, &mut clock, context).await? {
                     Some(input) => input,
                     None => return Ok(()),
@@ -148,66 +148,25 @@ async fn run(stream: Box<dyn Stream>, context: &Context, mut peer: Peer, unavail
                 Input::Answered(answer)
             }
             Output::StartTls => {
-                write(&mut stream, &machine.take_replies(), timeouts.write).await?;
-                let (secured, facts) = handshake(stream, context, timeouts.tls_handshake).await?;
+                write(&mut stream, &machine.take_replies(), clock.now_in_force().write).await?;
+                let (secured, facts) = handshake(stream, context, clock.now_in_force().tls_handshake).await?;
                 stream = secured;
                 let Some(facts) = facts else { return Ok(()) };
                 machine = machine.after_tls(facts);
-                clock = Clock::new(timeouts);
+                clock.answered();
                 Input::Octets
             }
             Output::Close => {
-                write(&mut stream, &machine.take_replies(), timeouts.write).await?;
+                let limit = clock.now_in_force().write;
+                write(&mut stream, &machine.take_replies(), limit).await?;
                 // The client may be gone already.
-                let _ = timeout(timeouts.write, stream.shutdown()).await;
+                let _ = timeout(limit, stream.shutdown()).await;
                 if !buffer.is_empty() {
                     let _ = timeout(LINGER, drain(&mut stream)).await;
                 }
                 return Ok(());
             }
         };
-    }
-}
-
-/// Deadlines are for a whole command, and for a message at a least rate, not for a read: one octet a minute keeps nobody
-/// here (RS3).
-struct Clock {
-    timeouts: Timeouts,
-    command: Instant,
-    /// When the message began, and how many octets have come since.
-    message: Option<(Instant, u64)>,
-}
-
-impl Clock {
-    fn new(timeouts: Timeouts) -> Self {
-        Self { command: Instant::now() + timeouts.command, timeouts, message: None }
-    }
-
-    /// `receiving`: a message has begun and not ended, be it between two chunks.
-    fn start(&mut self, waiting: Waiting, answered: bool, receiving: bool) {
-        let now = Instant::now();
-        if waiting == Waiting::Command && answered {
-            self.command = now + self.timeouts.command;
-        }
-        self.message = receiving.then(|| self.message.unwrap_or((now, 0)));
-    }
-
-    fn came(&mut self, octets: usize) {
-        if let Some((_, count)) = &mut self.message {
-            *count += octets as u64;
-        }
-    }
-
-    fn deadline(&self, waiting: Waiting) -> Instant {
-        let now = Instant::now();
-        let read = if waiting == Waiting::Data { now + self.timeouts.data } else { self.command };
-        match self.message {
-            Some((began, octets)) => {
-                let allowance = self.timeouts.command + Duration::from_secs(octets / MIN_RATE);
-                read.min(began + allowance)
-            }
-            None => read,
-        }
     }
 }
 
@@ -226,17 +185,23 @@ async fn read(
             std::future::pending::<()>().await;
         }
     };
-    tokio::select! {
-        read = timeout_at(clock.deadline(waiting), stream.read_buf(buffer)) => match read {
-            Err(_) => Ok(Some(Input::TimedOut)),
-            Ok(Ok(0)) => Ok(None),
-            Ok(Ok(octets)) => {
-                clock.came(octets);
-                Ok(Some(Input::Octets))
-            }
-            Ok(Err(error)) => Err(error),
-        },
-        () = stopped => Ok(Some(Input::ShutDown)),
+    tokio::pin!(stopped);
+    let began = Instant::now();
+    loop {
+        let deadline = clock.deadline(waiting, began);
+        tokio::select! {
+            read = timeout_at(deadline, stream.read_buf(buffer)) => return match read {
+                Err(_) => Ok(Some(Input::TimedOut)),
+                Ok(Ok(0)) => Ok(None),
+                Ok(Ok(octets)) => {
+                    clock.came(octets, began);
+                    Ok(Some(Input::Octets))
+                }
+                Ok(Err(error)) => Err(error),
+            },
+            () = &mut stopped => return Ok(Some(Input::ShutDown)),
+            () = clock.overload_changed() => {}
+        }
     }
 }
 

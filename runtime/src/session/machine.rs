@@ -22,6 +22,7 @@ use tokio::sync::{OnceCell, Semaphore};
 
 use super::authentication::{Credentials, Exchange};
 use super::connection::{Accepted, CommitError};
+use super::overload::Overload;
 use super::reception::{Reception, Unacceptable};
 use super::settings::{Listener, Settings, Snapshot};
 use super::transaction::Transaction;
@@ -52,22 +53,48 @@ pub struct Gateway {
     pub unknown_recipient: UnknownRecipient,
     /// Passwords that may be compared now.
     pub verifications: Semaphore,
+    /// Whether this client may begin a TLS handshake now (RS11).
+    admits_handshake: AdmitsHandshake,
+    pub overload: Arc<Overload>,
 }
 
 /// Counts a client's address.
 pub type UnknownRecipient = Box<dyn Fn(IpAddr) + Send + Sync>;
+pub type AdmitsHandshake = Box<dyn Fn(IpAddr) -> bool + Send + Sync>;
 
 impl Gateway {
     pub fn new(snapshot: Snapshot, clerk: Clerk, has_room: Box<dyn Fn(u64) -> bool + Send + Sync>) -> Self {
         let verifications = Semaphore::new(VERIFICATIONS);
-        let unknown_recipient = Box::new(|_| ());
-        Self { current: ArcSwap::from_pointee(snapshot), clerk, has_room, unknown_recipient, verifications }
+        let overload = Arc::new(Overload::new(clerk.clone()));
+        Self {
+            current: ArcSwap::from_pointee(snapshot),
+            clerk,
+            has_room,
+            unknown_recipient: Box::new(|_| ()),
+            verifications,
+            admits_handshake: Box::new(|_| true),
+            overload,
+        }
     }
 
     #[must_use]
     pub fn with_unknown_recipients(mut self, count: UnknownRecipient) -> Self {
         self.unknown_recipient = count;
         self
+    }
+
+    #[must_use]
+    pub fn with_handshakes(mut self, admits: AdmitsHandshake) -> Self {
+        self.admits_handshake = admits;
+        self
+    }
+
+    pub(super) fn admits_handshake(&self, client: SocketAddr) -> bool {
+        let admitted = (self.admits_handshake)(client.ip());
+        if !admitted {
+            self.clerk.metrics.tls_handshakes.with_label_values(&["refused"]).inc();
+        }
+        admitted
     }
 }
 
@@ -199,6 +226,8 @@ pub struct Machine {
     lines: LineReader,
     errors: u32,
     junk: u32,
+    /// Mails that were answered 250.
+    taken: u32,
     state: State,
     replies: Vec<u8>,
     /// The command that is being answered, for the log and metrics.
@@ -223,6 +252,7 @@ impl Machine {
             lines: LineReader::default(),
             errors: 0,
             junk: 0,
+            taken: 0,
             state: State::Asked(Pending::Connect),
             replies: Vec::new(),
             verb: "connect",
@@ -241,6 +271,11 @@ impl Machine {
     /// A message is on its way, be it between two chunks.
     pub fn is_receiving(&self) -> bool {
         self.transaction.as_ref().is_some_and(|transaction| transaction.reception.is_some())
+    }
+
+    /// Mails that this session has brought.
+    pub fn taken(&self) -> u32 {
+        self.taken
     }
 
     pub fn settings(&self) -> &Settings {
@@ -361,11 +396,16 @@ impl Machine {
     fn complain(&mut self, reply: Reply) -> Next {
         self.say(&reply);
         self.errors += 1;
-        if self.errors > self.settings.max_errors {
+        // A session that is slowed down keeps its place meanwhile: not when places are scarce.
+        let (max, slow) = match self.gateway.overload.is_on() {
+            true => (self.settings.max_errors.min(self.settings.strain.max_errors), false),
+            false => (self.settings.max_errors, self.errors > self.settings.max_errors / 2),
+        };
+        if self.errors > max {
             self.say(&Reply::too_many_errors());
             return Next::Close;
         }
-        if self.errors > self.settings.max_errors / 2 {
+        if slow {
             return Next::Ask(Question::Wait(SLOW_DOWN), Pending::Wait);
         }
         Next::GoOn

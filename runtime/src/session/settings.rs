@@ -42,19 +42,48 @@ pub struct Settings {
     /// Octets of a body that stay in memory.
     pub body_memory: usize,
     pub timeouts: Timeouts,
+    /// Instead of all that, when there are too many sessions.
+    pub strain: Strain,
 }
 
-/// RFC 5321 §4.5.3.2.7 asks for at least 5 minutes for a command. A message may take as long on the whole, and longer in
-/// proportion to what has come of it (RS3).
+/// What a session gets under overload (RS4): at most this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Strain {
+    /// For each of the time-outs but that of the session.
+    pub timeout: Duration,
+    pub max_errors: u32,
+}
+
+/// RFC 5321 §4.5.3.2.7 asks for at least 5 minutes for a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
     /// For a whole command line, from the reply before it.
     pub command: Duration,
-    /// For the next octets of a message.
+    /// How far a message may fall behind `min_rate`; so also the longest wait for its next octets.
     pub data: Duration,
+    /// Octets a second that a message must come with. A slower client keeps others out (RS3).
+    pub min_rate: u32,
     /// For the client to take our reply.
     pub write: Duration,
     pub tls_handshake: Duration,
+    /// From the connection, or the mail before, until a mail has been taken. Whatever else a client does meanwhile, it is
+    /// here for mail.
+    pub session: Duration,
+}
+
+impl Timeouts {
+    /// None of them, but for the session's, longer than this.
+    #[must_use]
+    pub fn shortened(self, longest: Duration) -> Self {
+        let short = |time: Duration| time.min(longest);
+        Self {
+            command: short(self.command),
+            data: short(self.data),
+            write: short(self.write),
+            tls_handshake: short(self.tls_handshake),
+            ..self
+        }
+    }
 }
 
 impl Default for Timeouts {
@@ -62,8 +91,10 @@ impl Default for Timeouts {
         Self {
             command: Duration::from_secs(300),
             data: Duration::from_secs(180),
+            min_rate: 500,
             write: Duration::from_secs(120),
             tls_handshake: Duration::from_secs(30),
+            session: Duration::from_secs(3600),
         }
     }
 }
@@ -87,6 +118,7 @@ impl Default for Settings {
             incoming_directory: std::env::temp_dir(),
             body_memory: 256 * 1024,
             timeouts: Timeouts::default(),
+            strain: Strain { timeout: Duration::from_secs(10), max_errors: 1 },
         }
     }
 }

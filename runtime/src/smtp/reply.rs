@@ -271,8 +271,17 @@ impl Reply {
     pub fn too_many_junk_commands() -> Self {
         Self::own(421, 7, 0, "Too many commands without mail")
     }
+    /// Of one client.
     pub fn too_many_connections() -> Self {
-        Self::own(421, 7, 0, "Too many connections")
+        Self::own(421, 7, 0, "Too many connections from your address")
+    }
+    /// Of one client.
+    pub fn too_many_handshakes() -> Self {
+        Self::own(421, 7, 0, "Too many TLS handshakes from your address")
+    }
+    /// Of all clients.
+    pub fn too_busy(host: &str) -> Self {
+        Self::own(421, 3, 2, format!("{host} too busy, try again later"))
     }
     pub fn shutting_down(host: &str) -> Self {
         Self::own(421, 3, 2, format!("{host} service not available, closing transmission channel"))

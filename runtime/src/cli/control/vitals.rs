@@ -59,6 +59,9 @@ pub struct Listener {
 pub struct Sessions {
     pub open: u64,
     pub limit: u64,
+    /// There are so many that they get less time and fewer errors.
+    #[serde(default)]
+    pub overload: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -138,6 +138,19 @@ impl<'de> Deserialize<'de> for Count {
     }
 }
 
+/// Of a whole; not nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Percent(pub u32);
+
+impl<'de> Deserialize<'de> for Percent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Count::deserialize(deserializer)? {
+            Count(percent @ 1..=100) => Ok(Self(percent)),
+            Count(percent) => Err(D::Error::custom(format!("{percent} is not between 1 and 100"))),
+        }
+    }
+}
+
 /// A TCP port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Port(pub u16);

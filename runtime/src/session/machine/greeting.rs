@@ -81,6 +81,10 @@ impl Machine {
         if !offers_starttls(&self.listener, false) {
             return self.complain(Reply::not_implemented());
         }
+        if !self.gateway.admits_handshake(self.peer.client) {
+            self.say(&Reply::too_many_handshakes());
+            return Next::Close;
+        }
         self.say(&Reply::ready_for_tls());
         Next::StartTls
     }

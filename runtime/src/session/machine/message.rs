@@ -281,6 +281,7 @@ impl Machine {
     fn accepted(&mut self, id: MessageId) -> Next {
         self.say(&Reply::queued(id));
         self.transaction = None;
+        self.taken = self.taken.saturating_add(1);
         (self.errors, self.junk) = (0, 0);
         Next::GoOn
     }
