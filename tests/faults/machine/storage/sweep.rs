@@ -2,6 +2,7 @@
 //! transactions, two deliveries, a report and a stop. Afterwards the ledger, the next hop and the spool must agree.
 
 use std::fs;
+use std::sync::atomic::Ordering;
 use std::thread;
 
 use super::{BOB, Bench, PAUSE};
@@ -64,6 +65,44 @@ fn sweep(call: &str, what: &str) -> usize {
 fn k4_killed_at_the_nth_call() {
     let runs: usize = CALLS.iter().map(|call| sweep(call, "signal=KILL")).sum();
     assert!(runs > 20, "{runs}");
+}
+
+/// One spool, whose start dies at the first, second, third … call of each kind, twenty times and more, until it is up.
+#[test]
+fn k17_killed_during_recovery_again_and_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let spool = directory.path().join("spool");
+    fs::create_dir(&spool).unwrap();
+    let bench = Bench::new(directory.path(), &spool);
+    bench.deaf.store(true, Ordering::Relaxed);
+    let gateway = bench.place.start();
+    for n in 0..20 {
+        let reply = bench.send(&format!("m{n}"), BOB, if n % 4 == 0 { 400_000 } else { 5000 }).unwrap();
+        assert!(reply.starts_with("250 "), "{reply}");
+    }
+    gateway.kill();
+    let mut deaths = 0;
+    for _ in 0..3 {
+        for call in CALLS {
+            for n in 1..MAX_CALLS {
+                let (calls, inject) = (format!("trace={call}"), format!("inject={call}:signal=KILL:when={n}"));
+                let strace = super::tool("strace").get_program().to_str().unwrap().to_owned();
+                let wrapper = [&strace, "-D", "-f", "-o", "/dev/null", "-e", &calls, "-e", &inject];
+                match bench.place.start_under(&wrapper) {
+                    Err(_) => deaths += 1,
+                    Ok(gateway) => {
+                        gateway.kill();
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    assert!(deaths >= 20, "{deaths}");
+    let count = |part: &str| fs::read_dir(spool.join(part)).unwrap().count();
+    println!("{deaths} deaths: {} segments, {} bodies", count("segments"), count("bodies"));
+    assert!(count("segments") < 10 && count("bodies") <= 5 && count("incoming") == 0 && count("corrupt") == 0);
+    assert_eq!(bench.finish(0, "recovery").acknowledged, 20);
 }
 
 /// D1 and D3.
