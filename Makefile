@@ -9,6 +9,7 @@ POSTERN ?= target/release/postern
 PREFIX ?= /usr/local
 DESTDIR ?=
 PEERS_FLAGS ?=
+FAULTS_FLAGS ?=
 
 # What `make bench` runs, and where cargo puts it.
 BENCH_FLAGS ?=
@@ -16,7 +17,7 @@ RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 BENCH = python3 -B benches/harness --postern $(RELEASE)/postern --load $(RELEASE)/load
 BENCH_OPTIONS = $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick) $(if $(SCRATCH),--scratch $(SCRATCH)) $(if $(SERVERS),--servers $(SERVERS)) $(BENCH_FLAGS)
 
-.PHONY: bench bench-build bench-chain bench-micro bench-swap fuzz run test build plugins install uninstall lint test-crash test-js test-monitoring test-peers test-suites clean need-rust
+.PHONY: bench bench-build bench-chain bench-micro bench-swap fuzz run test build plugins install uninstall lint test-crash test-faults test-js test-monitoring test-peers test-suites clean need-rust
 
 run: plugins
 	$(CARGO) run --quiet --package postern -- localserve $(RUN_FLAGS)
@@ -58,13 +59,21 @@ lint: plugins
 	sh -n tests/peers/debian.sh
 	sh -n tests/peers/install
 	sh -n tests/suites/install
+	sh -n tests/faults/machine/install
 	sh -n tests/fuzz/run
 	.ci/deny
 
 # 200 kills instead of the 20 of `make test`.
 test-crash: plugins
 	$(CARGO) build --package postern
-	POSTERN_CRASH_ROUNDS=200 $(CARGO) test --package postern-tests --test suite -- crash --nocapture
+	POSTERN_CRASH_ROUNDS=200 $(CARGO) test --package postern-tests --test suite -- k8_killed_at_random --nocapture
+
+# Faults that need root, minutes or Debian packages (tests/faults/machine): file systems of their own, power cuts, system calls that
+# fail. FAULTS_FLAGS: passed to the tests, e.g. FAULTS_FLAGS=p1_.
+test-faults: plugins
+	@tests/faults/machine/install
+	$(CARGO) build --package postern
+	$(CARGO) test --package postern-tests --test machine -- --nocapture --test-threads 1 $(FAULTS_FLAGS)
 
 # Every parser of what comes from outside, and whole sessions, by libFuzzer; FUZZ="command mime" SECONDS_EACH=60 for less.
 fuzz: plugins

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use crate::crash::{Gateway, free_address};
+use postern_tests::program::{Gateway, free_address};
 
 /// The project, built once for all tests.
 struct Project {

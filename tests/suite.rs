@@ -2,7 +2,6 @@
 
 mod authentication;
 mod connections;
-mod crash;
 mod day;
 mod dialogs;
 mod faults;

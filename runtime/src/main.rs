@@ -102,7 +102,13 @@ fn run(
     let writer = std::thread::Builder::new().name("event-log".to_owned()).spawn(move || pump(&events, &mut sinks))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
-        let server = Server::start(&settings, Some(config), log, metrics, Compiler::this_program()).await?;
+        let mut signals = Signals::new()?;
+        let start = Server::start(&settings, Some(config), log, metrics, Compiler::this_program());
+        // A large spool takes a while, and a stop meanwhile is one in order: nobody is connected yet.
+        let server = tokio::select! {
+            server = start => server?,
+            () = signals.stop() => return Ok(()),
+        };
         for (name, address) in server.addresses() {
             tracing::info!(%address, "listener {name} takes mail");
         }
@@ -110,7 +116,6 @@ fn run(
             tracing::info!(%address, "health and metrics are served");
         }
         started(&server, &settings);
-        let mut signals = Signals::new()?;
         server.supervise();
         until_stopped(&server, &mut signals).await;
         tokio::select! {

@@ -144,6 +144,8 @@ impl Server {
             Record::new("start").text("version", env!("CARGO_PKG_VERSION")).text("host", &settings.server.host_name),
         );
         let (spool, recovered) = open_spool(settings, metrics.clone()).await?;
+        let story = log.clone();
+        spool.observe(move |reason| story.emit(Record::new("spool").text("failure", reason)));
         let clerk = Clerk { log: log.clone(), metrics: metrics.clone() };
         let resolver = Resolver::new(setup::dns(settings), metrics.clone())?;
         let delivery = Arc::new(delivery(settings, resolver.clone(), &metrics)?);
@@ -171,7 +173,8 @@ impl Server {
         let queue_of_it = filled.clone();
         let has_room = Box::new(move |octets| {
             let queue = queue_of_it.get().and_then(Weak::upgrade);
-            queue.is_none_or(|queue| queue.has_room()) && room.has_room_for(octets)
+            // A spool that has failed is not full: who is still connected hears 451 from the commit, and not 452 here.
+            queue.is_none_or(|queue| queue.has_room()) && (room.has_room_for(octets) || !room.is_healthy())
         });
         let gateway = Gateway::new(snapshot, clerk, has_room);
         let gateway = gateway.with_unknown_recipients(Box::new(move |client| unknown_recipients.add(client)));
@@ -358,12 +361,16 @@ impl Server {
 
     fn readiness(&self, stopping: watch::Receiver<bool>) -> Readiness {
         let (spool, queue) = (self.spool.clone(), self.queue.clone());
-        Arc::new(move || match (spool.is_healthy(), *stopping.borrow()) {
-            (false, _) => Err("the spool has failed"),
-            (true, true) => Err("stopping"),
-            (true, false) if !spool.has_room_for(0) => Err("the spool is full"),
-            (true, false) if !queue.has_room() => Err("the queue is full"),
-            (true, false) => Ok(()),
+        Arc::new(move || {
+            // Asked first: it may find out that the spool has failed.
+            let has_room = spool.has_room_for(0);
+            match (spool.is_healthy(), *stopping.borrow()) {
+                (false, _) => Err("the spool has failed"),
+                (true, true) => Err("stopping"),
+                (true, false) if !has_room => Err("the spool is full"),
+                (true, false) if !queue.has_room() => Err("the queue is full"),
+                (true, false) => Ok(()),
+            }
         })
     }
 

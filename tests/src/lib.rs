@@ -10,6 +10,8 @@ pub mod hop;
 pub mod next_hop;
 #[path = "../../runtime/src/host/guest/module.rs"]
 pub mod guest;
+pub mod ledger;
+pub mod program;
 pub mod runner;
 pub mod scanner;
 pub mod scenario;

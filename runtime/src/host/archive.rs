@@ -11,6 +11,7 @@ mod record;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ const DAMAGED: &str = "kept.damaged";
 /// The file, and who speaks in it.
 pub struct Archive {
     directory: PathBuf,
+    /// The directory has been there.
+    is_made: AtomicBool,
     counters: Arc<Counters>,
     store: Arc<Store>,
     metrics: Arc<Metrics>,
@@ -67,7 +70,8 @@ impl Archive {
     /// Puts into counters and store what was kept. Trouble with the file is told and counted, and the gateway goes on
     /// without what it can't have. Blocking.
     pub fn open(directory: PathBuf, counters: Arc<Counters>, store: Arc<Store>, metrics: Arc<Metrics>) -> Self {
-        let archive = Self { directory, counters, store, metrics, open: Mutex::default() };
+        let is_made = AtomicBool::new(make_private(&directory).is_ok());
+        let archive = Self { directory, is_made, counters, store, metrics, open: Mutex::default() };
         let opened = archive.load().unwrap_or_else(|error| {
             archive.failed("read", &format!("what plugins have kept can't be read: {error}"));
             None
@@ -169,7 +173,11 @@ impl Archive {
 
     /// All that is in force, into a new file.
     fn rewrite(&self) -> io::Result<Open> {
-        make_private(&self.directory)?;
+        // Once made and gone since, its disk is gone, and what would be made now would lie on another one (D5).
+        if !self.is_made.load(Ordering::Relaxed) {
+            make_private(&self.directory)?;
+            self.is_made.store(true, Ordering::Relaxed);
+        }
         let aside = self.directory.join(ASIDE);
         let written = self.write_to(&aside);
         if written.is_err() {
@@ -210,9 +218,13 @@ fn next_wait(wait: Duration, is_written: bool) -> Duration {
     if is_written { INTERVAL } else { (wait * 2).min(MAX_INTERVAL) }
 }
 
+/// Fine when it is there already. Its parent must be there.
 fn make_private(directory: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
+        made => made,
+    }
 }
 
 /// Addresses of clients and recipients stand in it.

@@ -19,6 +19,8 @@ use super::writer::OpenSegment;
 
 /// Octets after which a group takes no further batch: enough to keep a disk busy, little enough for its latency.
 const GROUP_OCTETS: u64 = 8 << 20;
+/// Octets for which an open segment is sealed before its time, when room is short.
+const WORTH_FREEING: u64 = 64 << 10;
 /// How long what can wait is left alone after the disk was full.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
 
@@ -73,7 +75,7 @@ impl Committer {
             if queue.closing {
                 return Work::End;
             }
-            if self.compaction.is_some() && !self.full {
+            if std::mem::take(&mut queue.untidy) || (self.compaction.is_some() && !self.full) {
                 return Work::Tidy;
             }
             if queue.waiting.is_empty() {
@@ -198,13 +200,23 @@ impl Committer {
 
     /// What is due between two groups. Trouble here is answered to the next who commits, if it is fatal.
     fn tidy(&mut self) {
-        if self.open.as_ref().is_some_and(|open| open.len() >= self.shared.settings.segment_octets) {
+        if self.open.as_ref().is_some_and(|open| self.is_due(open)) {
             self.seal();
         }
         self.remove_dead();
         if !self.full {
             self.compact();
         }
+    }
+
+    /// The segment is to be sealed: it is large enough, or what is dead in it keeps new mail out. On a small disk it would
+    /// never get large enough, and the gateway would stay full with an empty queue.
+    fn is_due(&self, open: &OpenSegment) -> bool {
+        let full = self.shared.settings.segment_octets;
+        open.len() >= full
+            || (open.len() >= WORTH_FREEING
+                && self.shared.room.is_short(full)
+                && self.shared.index().is_mostly_dead(open.name.number))
     }
 
     fn compact(&mut self) {

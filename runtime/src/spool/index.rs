@@ -168,6 +168,11 @@ impl Index {
         }
     }
 
+    /// No more than a quarter of it is live.
+    pub fn is_mostly_dead(&self, number: u64) -> bool {
+        self.segments.get(&number).is_some_and(|segment| segment.live <= segment.octets / 4)
+    }
+
     /// Nothing that a `done` of this segment hides is on disk any more.
     fn hides_nothing(&self, number: u64, segment: &Segment) -> bool {
         segment.hides_from >= number || self.segments.range(segment.hides_from..number).next().is_none()

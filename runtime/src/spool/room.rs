@@ -40,6 +40,12 @@ impl Room {
         }
     }
 
+    /// When it was last asked, no more than so many octets were left for new mail.
+    pub fn is_short(&self, octets: u64) -> bool {
+        let known = *self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.is_some_and(|(_, free)| free.saturating_sub(self.reserve) <= octets)
+    }
+
     /// A write has failed for want of space.
     pub fn is_full(&self) {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), 0));
@@ -61,7 +67,9 @@ mod tests {
         assert!(!room.has(0, || Err(io::ErrorKind::NotFound.into())));
         tokio::time::advance(FRESH).await;
         assert!(room.has(900, || Ok(1000)));
+        assert!(room.is_short(900) && !room.is_short(899));
         room.is_full();
+        assert!(room.is_short(0));
         assert!(!room.has(0, || Ok(1000)));
     }
 }

@@ -93,7 +93,12 @@ pub(super) struct Queue {
     /// How many of them nobody waits for.
     pub forgotten: usize,
     pub closing: bool,
+    /// Room is short: what is dead is to be removed, although nothing waits.
+    pub untidy: bool,
 }
+
+/// Hears why the spool has failed.
+type Observer = Box<dyn Fn(&str) + Send + Sync>;
 
 /// What the tasks and the committer share.
 pub(super) struct Shared {
@@ -108,6 +113,8 @@ pub(super) struct Shared {
     pub wake: Condvar,
     /// The latch: why the spool takes nothing more.
     failure: OnceLock<String>,
+    /// Who is told when it closes.
+    observer: OnceLock<Observer>,
     next_body: AtomicU64,
 }
 
@@ -133,6 +140,7 @@ impl Shared {
         if self.failure.set(reason.to_owned()).is_ok() {
             self.metrics.spool_healthy.set(0);
             tracing::error!(reason, "the spool has failed and takes nothing more until a restart");
+            self.observer.get().inspect(|tell| tell(reason));
         }
         self.wake.notify_all();
     }
@@ -182,6 +190,7 @@ impl SegmentSpool {
             queue: Mutex::default(),
             wake: Condvar::new(),
             failure: OnceLock::new(),
+            observer: OnceLock::new(),
             next_body: AtomicU64::new(recovery.next_body),
         });
         // The first segment is made now: a disk that can't be written to is found out here, not by the first mail.
@@ -199,6 +208,13 @@ impl SegmentSpool {
     /// For bodies on their way in: on the same file system, so they are linked and not copied. Wiped at each start.
     pub fn incoming_directory(&self) -> &std::path::Path {
         &self.shared.layout.incoming
+    }
+
+    /// Tells the first observer, and no other, why the latch has closed: when it does, or now when it has.
+    pub fn observe(&self, observer: impl Fn(&str) + Send + Sync + 'static) {
+        if self.shared.observer.set(Box::new(observer)).is_ok() {
+            self.shared.failure.get().zip(self.shared.observer.get()).inspect(|(reason, tell)| tell(reason));
+        }
     }
 
     /// Waits for a turn of the committer, whatever comes of it: a spool that has failed has turns too.
@@ -294,12 +310,21 @@ impl Spool for SegmentSpool {
 
     fn has_room_for(&self, octets: u64) -> bool {
         let ask = || {
+            // An idle spool notices here that its disk is gone, and not only when the next mail is to be written.
+            if !self.shared.disk.has_directory(&self.shared.layout.segments) {
+                self.shared.fail(&format!("{} is gone", self.shared.layout.segments.display()));
+            }
             let free = self.shared.disk.free_octets(&self.shared.settings.directory)?;
             let room = free.saturating_sub(self.shared.settings.reserve);
             self.shared.metrics.spool_room.set(i64::try_from(room).unwrap_or(i64::MAX));
             Ok(free)
         };
-        self.is_healthy() && self.shared.room.has(octets, ask)
+        let has_room = self.is_healthy() && self.shared.room.has(octets, ask);
+        if !has_room {
+            self.shared.queue().untidy = true;
+            self.shared.wake.notify_one();
+        }
+        has_room && self.is_healthy()
     }
 }
 

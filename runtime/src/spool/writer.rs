@@ -105,7 +105,8 @@ impl OpenSegment {
         }
         if !self.file.is_at(&self.path) {
             let text = format!("{} was removed or moved away", self.path.display());
-            return Err(Rejected { trouble: Trouble::Fatal(text), usable: false });
+            // What is answered with an error must not come back with the file.
+            return Err(self.cut_back(Trouble::Fatal(text), false));
         }
         Ok(())
     }

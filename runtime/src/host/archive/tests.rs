@@ -166,6 +166,17 @@ fn a_disk_that_does_not_write_loses_nothing_that_is_in_memory() {
     assert_eq!(value(&machine.start(), "k").as_deref(), Some(&b"v"[..]));
 }
 
+#[test]
+fn d5_a_directory_that_is_gone_is_not_made_anew() {
+    let machine = Machine::new();
+    let archive = machine.start();
+    write(&archive, "k", b"v");
+    std::fs::remove_dir(machine.directory.path().join("state")).unwrap();
+    assert!(!archive.flush());
+    assert_eq!(machine.failures("write"), 1);
+    assert!(!machine.directory.path().join("state").exists());
+}
+
 /// A full disk is not written to every three seconds.
 #[test]
 fn d1_after_a_failure_it_waits_longer_and_not_for_ever() {

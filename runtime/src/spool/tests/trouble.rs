@@ -41,6 +41,33 @@ fn d1_new_mail_leaves_the_reserve() {
     assert!(!spool.has_room_for(600), "what was written since counts");
 }
 
+/// Also when nobody commits any more, and though the segment is far from its size.
+#[test]
+fn d1_room_comes_back_when_the_mail_has_left() {
+    for asked_first in [true, false] {
+        let disk = SimulatedDisk::new();
+        let settings = Settings { segment_octets: 64 << 20, ..settings("/spool".into()) };
+        let (spool, _) = open_with(Arc::new(disk.clone()), settings).unwrap();
+        run(spool.commit(store([Content::new(1, 0, 200_000).entry(1, None), Content::new(2, 0, 100).entry(2, None)])))
+            .unwrap();
+        disk.set_free(0);
+        let octets = || disk.files().into_iter().filter(|(path, _)| path.starts_with("/spool/segments"));
+        let octets = || octets().map(|(_, content)| content.len()).sum::<usize>();
+        if asked_first {
+            assert!(!spool.has_room_for(0));
+        }
+        run(spool.commit(done(1))).unwrap();
+        assert!(asked_first || octets() > 200_000, "there is room enough, as far as is known");
+        assert!(!spool.has_room_for(0));
+        while octets() > 10_000 {
+            std::thread::yield_now();
+        }
+        drop(spool);
+        let (spool, recovered) = open(&disk.restart(Restart::PowerCut)).unwrap();
+        assert_eq!(contents(&spool, &recovered).into_keys().collect::<Vec<_>>(), [2]);
+    }
+}
+
 #[test]
 fn d3_after_a_failed_sync_nothing_is_taken() {
     for operation in [1, 2] {
