@@ -283,7 +283,6 @@ fn d8_a_million_messages_at_the_start() {
     let memory = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim().to_owned();
     println!("{messages} messages: up after {up:?}, a mail accepted after {accepted:?}, {memory} at most");
     let kib: u64 = memory.trim_end_matches(" kB").parse().unwrap();
-    assert!(accepted < Duration::from_secs(30), "{accepted:?}");
     assert!(kib * 1024 < (200 << 20) + messages * 3000, "{memory}");
     let queued = bench.place.get("/metrics").unwrap().1;
     let queued: f64 = queued
@@ -294,6 +293,8 @@ fn d8_a_million_messages_at_the_start() {
     #[expect(clippy::cast_precision_loss, reason = "a number of messages")]
     let expected = (messages + 2) as f64;
     assert!((queued - expected).abs() < 0.5, "each is scheduled once: {queued} of {expected}");
+    // Last, so that the rest is seen where this does not hold.
+    assert!(accepted < Duration::from_secs(30), "{accepted:?}");
     gateway.kill();
 }
 
