@@ -288,7 +288,9 @@ fn take_mail(mut stream: &TcpStream, arrivals: &Arrivals, script: &Script) -> io
             "DATA" if recipients.is_empty() => "554 nobody\r\n",
             "DATA" => {
                 stream.write_all(b"354 go on\r\n")?;
-                let octets = content(&mut lines, |line| drop(script(Moment::Content, line)))?;
+                let octets = content(&mut lines, |line| {
+                    script(Moment::Content, line);
+                })?;
                 match answer(Moment::Dot, &octets) {
                     Some(refused) => refused,
                     None => {
@@ -361,7 +363,7 @@ pub fn in_spool(directory: &Path) -> HashSet<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let ids = recovered.iter().map(|found| {
         let stored = runtime.block_on(spool.read(found.id)).expect("a whole mail");
-        let header = String::from_utf8_lossy(&stored.message.header.to_bytes()).into_owned();
+        let header = String::from_utf8(stored.message.header.to_bytes().to_vec()).expect("a header of ours");
         header.lines().find_map(|line| line.strip_prefix("X-Ledger:")).unwrap_or_default().trim().to_owned()
     });
     let ids = ids.collect();

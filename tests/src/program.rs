@@ -165,7 +165,7 @@ impl Place {
     pub fn command(&self, words: &[&str]) -> (Option<i32>, String) {
         let output =
             Command::new(binary()).arg("--config").arg(self.config()).args(words).output().expect("the program");
-        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).expect("text"))
     }
 
     /// Status code and text of `/healthz/ready` and the like.

@@ -26,7 +26,9 @@ async fn o9_dead_destinations_by_the_hundred_do_not_hold_up_those_that_live() {
     let port = dead.address.port();
     let live = NextHop::start_at(&format!("127.0.0.1:{port}")).await.unwrap();
     dns.address("live.example", "127.0.0.1");
-    (0..DEAD).for_each(|n| drop(dns.address(&format!("dead{n}.example"), "127.0.0.9")));
+    for n in 0..DEAD {
+        dns.address(&format!("dead{n}.example"), "127.0.0.9");
+    }
     let config = head(&dns.setting()).replace("127.0.0.1:0", "127.0.0.3:0");
     let limits = format!("mx_port = {port}\ngreeting_timeout = \"2s\"\n[queue]\nconcurrency = 16\n");
     let scene = Scene::set(&format!("{config}{OFFICE}[delivery]\n{limits}"), directory.path()).await.unwrap();

@@ -47,7 +47,7 @@ fn tool(name: &str) -> Command {
 
 fn run(command: &mut Command) -> Output {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = output.stderr.escape_ascii();
     assert!(output.status.success(), "{command:?}: {said}");
     output
 }

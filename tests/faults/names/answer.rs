@@ -1,6 +1,6 @@
 //! N1 to N4 and N10: what comes from name servers.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::RData;
@@ -34,14 +34,17 @@ fn unclear() -> Vec<(&'static str, Manner)> {
 
 /// The rest of the chain that begins at `c0`; its end is there.
 fn chain(dns: &Dns) {
-    (1..100)
-        .for_each(|n| drop(dns.misbehaves(&format!("c{n}.example"), Manner::AliasOf(format!("c{}.example", n + 1)))));
+    for n in 1..100 {
+        dns.misbehaves(&format!("c{n}.example"), Manner::AliasOf(format!("c{}.example", n + 1)));
+    }
     dns.address("c100.example", CLIENT).mx("c100.example", 10, "good.example").txt("c100.example", "v=spf1 +all");
 }
 
 fn publish(dns: &Dns, manners: &[(&'static str, Manner)]) {
     chain(dns);
-    manners.iter().for_each(|(name, manner)| drop(dns.misbehaves(&format!("{name}.example"), manner.clone())));
+    for (name, manner) in manners.iter() {
+        dns.misbehaves(&format!("{name}.example"), manner.clone());
+    }
 }
 
 /// As sender's domain where it must exist, as that of SPF, and as recipient's: it may delay, never refuse, never pass for
@@ -154,26 +157,27 @@ async fn n1_all_look_ups_of_one_check_end_together_in_time() {
 async fn n1_many_who_wait_for_a_silent_server_do_not_hold_up_others() {
     let stage = Stage::set(SENDERS).await;
     stage.dns.silent("silent.example");
-    (0..40).for_each(|n| drop(stage.dns.silent(&format!("s{n}.example"))));
+    for n in 0..40 {
+        stage.dns.silent(&format!("s{n}.example"));
+    }
     // Those from one address are as many as may be connected at once.
     let waiting = (0..40).map(|n| {
         let (address, sender) = (format!("203.0.113.{n}"), format!("joe@s{n}.example"));
         let stage = &stage;
         async move { stage.scene.send(&address, &sender, &["jones@example.com"], MAIL).await }
     });
+    let refused = || stage.scene.events().iter().filter(|event| event["code"] == 451).count();
     let others = async {
-        let begun = Instant::now();
         for _ in 0..5 {
             stage.goes_on().await;
         }
-        begun.elapsed()
+        refused()
     };
-    let begun = Instant::now();
-    let (replies, others) = tokio::join!(all(waiting), others);
+    let (replies, before) = tokio::join!(all(waiting), others);
     for reply in replies {
         assert!(reply.starts_with("451 4.4.3 "), "{reply}");
     }
-    assert!(others < begun.elapsed(), "the others were answered first");
+    assert!(before < 40, "the others were answered only when all of those had been");
     stage.scene.server.stop().await;
 }
 

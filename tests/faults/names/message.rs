@@ -6,7 +6,9 @@ use super::{MAIL, Stage, VERIFIERS};
 
 fn records(dns: &Dns) {
     let includes = |count: usize| (0..count).map(|n| format!("include:i{n}.example ")).collect::<String>();
-    (0..11).for_each(|n| drop(dns.txt(&format!("i{n}.example"), "v=spf1 ip4:203.0.113.9 -all")));
+    for n in 0..11 {
+        dns.txt(&format!("i{n}.example"), "v=spf1 ip4:203.0.113.9 -all");
+    }
     dns.txt("ten.example", &format!("v=spf1 {}ip4:192.0.2.7 -all", includes(10)));
     dns.txt("eleven.example", &format!("v=spf1 {}ip4:192.0.2.7 -all", includes(11)));
     dns.txt("voids.example", "v=spf1 a:v1.example a:v2.example ip4:192.0.2.7 -all");
@@ -15,7 +17,9 @@ fn records(dns: &Dns) {
     dns.txt("ring.example", "v=spf1 include:ring2.example -all")
         .txt("ring2.example", "v=spf1 include:ring.example -all");
     dns.txt("mx.example", "v=spf1 mx:hosts.example ip4:192.0.2.7 -all");
-    (0..11).for_each(|n| drop(dns.mx("hosts.example", 10, &format!("m{n}.example"))));
+    for n in 0..11 {
+        dns.mx("hosts.example", 10, &format!("m{n}.example"));
+    }
     dns.txt("bomb.example", &format!("v=spf1 exists:{}.example ip4:192.0.2.7 -all", "%{s}".repeat(20)));
     dns.txt("label.example", &format!("v=spf1 a:{}.example ip4:192.0.2.7 -all", "a".repeat(100)));
     dns.txt("space.example", "v=spf1 a:\u{200b}b.example -all");

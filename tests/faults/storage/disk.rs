@@ -16,6 +16,9 @@ pub(super) fn flip_a_bit_of(file: &Path, octets: &[u8]) {
     fs::write(file, content).unwrap();
 }
 
+/// Does it to a file.
+type Damage<'a> = &'a dyn Fn(&Path);
+
 /// Of three mails in the newest segment the second is hit, or the last one's end is.
 #[test]
 fn p3_a_damaged_tail_costs_what_it_hits() {
@@ -30,7 +33,7 @@ fn p3_a_damaged_tail_costs_what_it_hits() {
         file.set_len(file.metadata().unwrap().len() - 4096).unwrap();
     };
     let flip = |file: &Path| flip_a_bit_of(file, b"X-Ledger: m1");
-    let damages: [(&str, &dyn Fn(&Path), &str); 3] =
+    let damages: [(&str, Damage, &str); 3] =
         [("a bit", &flip, "m1"), ("zeros", &zero_the_end, "m2"), ("cut", &cut_the_end, "m2")];
     for (how, damage, hit) in damages {
         let bench = Bench::new("");

@@ -221,6 +221,11 @@ fn d7_the_clock_jumps() {
         gateway.stop();
         let gateway = bench.place.start_under(&wrapper).unwrap();
         thread::sleep(Duration::from_secs(1));
+        let times: Vec<jiff::Timestamp> =
+            bench.place.events().iter().map(|event| event["time"].as_str().unwrap().parse().unwrap()).collect();
+        let least = times.iter().min().unwrap().as_second();
+        let apart = times.iter().max().unwrap().as_second() - least;
+        assert!(apart > 23 * 3600, "{jump}: the gateway's clock has moved by {apart} s only");
         let expired = bench.place.events().iter().filter(|event| event["event"] == "expired").count();
         assert_eq!(expired, 0, "{jump}");
         assert!(storm < 100, "{jump}: {storm} attempts in three seconds");
@@ -265,13 +270,19 @@ fn d8_a_million_messages_at_the_start() {
     let began = Instant::now();
     let gateway = bench.place.start();
     let up = began.elapsed();
-    assert!(bench.send("new", BOB, 100).unwrap().starts_with("250 "));
+    // The port is open before the queue is whole; a client that gets no banner in time tries again.
+    let reply = loop {
+        match bench.send("new", BOB, 100) {
+            Ok(reply) => break reply,
+            Err(none) => assert!(began.elapsed() < Duration::from_secs(120), "{none}"),
+        }
+    };
+    assert!(reply.starts_with("250 "), "{reply}");
     let accepted = began.elapsed();
     let status = fs::read_to_string(format!("/proc/{}/status", gateway.pid().as_raw_nonzero())).unwrap();
     let memory = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim().to_owned();
     println!("{messages} messages: up after {up:?}, a mail accepted after {accepted:?}, {memory} at most");
     let kib: u64 = memory.trim_end_matches(" kB").parse().unwrap();
-    assert!(accepted < Duration::from_secs(30), "{accepted:?}");
     assert!(kib * 1024 < (200 << 20) + messages * 3000, "{memory}");
     let queued = bench.place.get("/metrics").unwrap().1;
     let queued: f64 = queued
@@ -282,6 +293,8 @@ fn d8_a_million_messages_at_the_start() {
     #[expect(clippy::cast_precision_loss, reason = "a number of messages")]
     let expected = (messages + 2) as f64;
     assert!((queued - expected).abs() < 0.5, "each is scheduled once: {queued} of {expected}");
+    // Last, so that the rest is seen where this does not hold.
+    assert!(accepted < Duration::from_secs(30), "{accepted:?}");
     gateway.kill();
 }
 
