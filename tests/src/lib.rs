@@ -6,11 +6,11 @@
 pub mod filter;
 pub mod fixture;
 pub mod fuzz;
-pub mod hop;
-pub mod next_hop;
 #[path = "../../runtime/src/host/guest/module.rs"]
 pub mod guest;
+pub mod hop;
 pub mod ledger;
+pub mod next_hop;
 pub mod program;
 pub mod runner;
 pub mod scanner;
