@@ -3,7 +3,6 @@
 mod connections;
 mod load;
 mod process;
-mod program;
 mod slow;
 mod tls;
 

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use postern_tests::ledger::{self, Account, Act, Arrivals, Conversation, Ledger, Moment, body};
-use postern_tests::program::{Gateway, Place};
+use postern_tests::program::{Gateway, MANY_OF_A_CLIENT, Place};
 
 /// Fires once, at the first such moment with this in its last line.
 struct Trap {
@@ -62,7 +62,7 @@ impl Bench {
             }
         };
         let next_hop = ledger::next_hop(arrivals.clone(), Arc::new(script)).unwrap().port();
-        let place = Place::new(directory.path(), next_hop, more);
+        let place = Place::new(directory.path(), next_hop, MANY_OF_A_CLIENT, more);
         Self { place, ledger, arrivals, trap, deaf, putting_off, next_hop, directory }
     }
 

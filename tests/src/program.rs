@@ -9,10 +9,16 @@ use std::thread;
 use std::time::Duration;
 
 use rand::RngExt as _;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 /// It only keeps a broken gateway from hanging the test.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// For `[server]`, where one client has many connections.
+pub const MANY_OF_A_CLIENT: &str = "max_connections_per_client = 1000";
+
+/// Ticks a second of the times in /proc/PID/stat: USER_HZ, the same on all machines that Linux runs on today.
+const TICKS: u64 = 100;
 
 /// Where a gateway lives: its config, log and what it said; the spool may be elsewhere. One after the other may be started there.
 pub struct Place {
@@ -51,26 +57,24 @@ pub fn binary() -> PathBuf {
 
 impl Place {
     /// The gateway `mx.example.net`, that takes mail for the tenant `example` with the domain `example.com` and hands it to
-    /// that port. `more`: whole sections besides, and keys of `[spool]` before them.
+    /// that port. `server`: keys of `[server]`; `more`: keys of `[spool]`, then whole sections besides.
     ///
     /// # Panics
     /// The files can't be written.
-    pub fn new(directory: &Path, next_hop: u16, more: &str) -> Self {
+    pub fn new(directory: &Path, next_hop: u16, server: &str, more: &str) -> Self {
         let spool = directory.join("spool");
         fs::create_dir(&spool).expect("a spool directory");
-        let place = Self { directory: directory.to_owned(), spool, listen: free_address(), http: free_address() };
-        place.configure(next_hop, more);
-        place
+        Self::with_spool(directory, &spool, next_hop, server, more)
     }
 
     /// As `new`, with a spool directory that is there.
     ///
     /// # Panics
     /// The files can't be written.
-    pub fn with_spool(directory: &Path, spool: &Path, next_hop: u16, more: &str) -> Self {
+    pub fn with_spool(directory: &Path, spool: &Path, next_hop: u16, server: &str, more: &str) -> Self {
         let (directory, spool) = (directory.to_owned(), spool.to_owned());
         let place = Self { directory, spool, listen: free_address(), http: free_address() };
-        place.configure(next_hop, more);
+        place.configure(next_hop, server, more);
         place
     }
 
@@ -78,10 +82,10 @@ impl Place {
     ///
     /// # Panics
     /// It can't be written.
-    pub fn configure(&self, next_hop: u16, more: &str) {
+    pub fn configure(&self, next_hop: u16, server: &str, more: &str) {
         let reserve = if more.contains("reserve") { "" } else { "reserve = \"1 MiB\"" };
         let config = format!(
-            "[server]\nhost_name = \"mx.example.net\"\nadministrators = [\"admin@example.com\"]\nmax_connections_per_client = 1000\n\
+            "[server]\nhost_name = \"mx.example.net\"\nadministrators = [\"admin@example.com\"]\n{server}\n\
              [server.http]\naddress = \"{http}\"\n\
              [[listener]]\nname = \"mx\"\naddress = \"{listen}\"\nrole = \"inbound\"\ntls = \"none\"\n\
              [log]\nfile = \"{directory}/events.jsonl\"\n[dns]\nsystem = false\n[chain]\nplatform = []\n\
@@ -224,6 +228,56 @@ impl Gateway {
 
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
+    }
+
+    /// Octets of memory that it has now.
+    pub fn memory(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// Octets that it had at most so far.
+    pub fn memory_peak(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    /// Of the processor, so far.
+    ///
+    /// # Panics
+    /// It has ended.
+    pub fn cpu(&self) -> Duration {
+        let stat = self.read("stat");
+        // The name in parentheses may have anything in it; user and system time are the 12th and 13th after it.
+        let fields = stat.rsplit_once(')').expect("a name").1.split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("ticks")).sum();
+        Duration::from_millis(ticks * 1000 / TICKS)
+    }
+
+    /// # Panics
+    /// It has ended.
+    pub fn open_files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a process that runs").count()
+    }
+
+    /// Sets the soft limit of open files; what it was before.
+    ///
+    /// # Panics
+    /// It has ended, or may have less at most.
+    pub fn limit_open_files(&self, files: u64) -> u64 {
+        let limits = self.read("limits");
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a limit");
+        let maximum = line.split_whitespace().nth(1).and_then(|hard| hard.parse().ok()).expect("a hard limit");
+        let limit = Rlimit { current: Some(files), maximum: Some(maximum) };
+        prlimit(Some(self.pid()), Resource::Nofile, limit).ok().and_then(|limit| limit.current).expect("the limit")
+    }
+
+    fn status(&self, name: &str) -> u64 {
+        let status = self.read("status");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line of that name");
+        line.trim().strip_suffix(" kB").and_then(|number| number.parse::<u64>().ok()).expect("a size") * 1024
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).expect("a process that runs")
     }
 
     /// How it has ended, if it has.

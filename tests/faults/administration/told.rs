@@ -7,12 +7,12 @@ use std::path::Path;
 
 use postern_tests::client::Client;
 use postern_tests::guest::Guest;
+use postern_tests::program::{Gateway, free_address};
 use postern_tests::scene::{NO_DNS, PATIENCE, Scene, head};
 use serde_json::Value;
 
 use super::reload::write_certificate;
 use super::{HTTP, config, mail_goes_on};
-use crate::crash::{Gateway, free_address};
 use crate::live::{connected, secured};
 
 /// Names and labels of all series.
@@ -180,7 +180,7 @@ fn g8_a_full_disk_for_the_log_stops_no_mail_and_is_counted() {
         line.parse().unwrap()
     };
     // Twenty mails are some hundred events; they are written a little later.
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     while lost() < 100 {
         assert!(begun.elapsed() < PATIENCE, "{} events lost", lost());
         std::thread::yield_now();

@@ -94,19 +94,13 @@ fn t_state_1_nothing_of_a_transaction_outlives_its_end() {
     play(dialogs);
 }
 
-/// Resident octets of a process.
-fn resident(pid: u32) -> usize {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
-    text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * rustix::param::page_size()
-}
-
 /// The real program, a message in very many chunks: its memory does not grow with their number.
 #[test]
 fn t_bdat_many_chunks_take_no_memory() {
     use std::io::{BufRead as _, BufReader, Write as _};
     let chunks = crate::from_environment("POSTERN_TINY_CHUNKS").unwrap_or(50_000);
     let directory = tempfile::tempdir().unwrap();
-    let listen = crate::crash::free_address();
+    let listen = postern_tests::program::free_address();
     let config = format!(
         "[server]\nhost_name = \"mx.example.com\"\n[[listener]]\nname = \"mx\"\naddress = \"{listen}\"\nrole = \"inbound\"\n\
          [spool]\ndirectory = \"spool\"\n[log]\nfile = \"events.jsonl\"\n[dns]\nsystem = false\n[chain]\nplatform = []\n\
@@ -115,7 +109,7 @@ fn t_bdat_many_chunks_take_no_memory() {
     let path = directory.path().join("postern.toml");
     std::fs::write(&path, config).unwrap();
     std::fs::create_dir(directory.path().join("spool")).unwrap();
-    let gateway = crate::crash::Gateway::start(&path, listen);
+    let gateway = postern_tests::program::Gateway::start(&path, listen);
     let mut stream = std::net::TcpStream::connect(listen).unwrap();
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
     let mut say = |octets: &[u8], replies: usize| {
@@ -131,13 +125,13 @@ fn t_bdat_many_chunks_take_no_memory() {
     for round in 0..chunks / 500 {
         say(&b"BDAT 1\r\nx".repeat(500), 500);
         if round == 10 {
-            before = resident(gateway.id());
+            before = gateway.memory();
         }
     }
-    let after = resident(gateway.id());
+    let after = gateway.memory();
     say(b"BDAT 0 LAST\r\n", 1);
     let grown = after.saturating_sub(before);
-    assert!(grown < chunks + (8 << 20), "{grown} octets more after {chunks} chunks");
+    assert!(grown < chunks as u64 + (8 << 20), "{grown} octets more after {chunks} chunks");
     say(b"QUIT\r\n", 1);
     gateway.stop();
 }

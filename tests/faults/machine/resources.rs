@@ -6,9 +6,6 @@
 #[path = "../resources/load.rs"]
 #[allow(dead_code, reason = "the tests beside it use the rest")]
 mod load;
-#[path = "../resources/program.rs"]
-#[allow(dead_code, reason = "likewise")]
-mod program;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -19,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use postern_tests::client::Client;
+use postern_tests::program::Place;
 use postern_tests::scene::{NO_DNS, Scene, head};
 use postern_tests::sink::Sink;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -27,18 +25,12 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
 
+use crate::from_environment;
 use load::{chunks_take_bounded_memory, connect, greeted, headers_take_bounded_memory, metric, send};
-use program::Program;
 
 const MIB: u64 = 1 << 20;
 /// A client that has waited for so long for one reply has given up.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn from_environment(name: &str, default: u64) -> u64 {
-    #[expect(clippy::disallowed_methods, reason = "how long a test runs is not config")]
-    let value = std::env::var(name).ok();
-    value.map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
-}
 
 /// Addresses of this machine's own, one for each number.
 fn address(number: u64) -> IpAddr {
@@ -66,24 +58,25 @@ async fn rs2_thousands_of_idle_connections() {
         "max_connections = {}\noverload_above = 100\nmax_connection_rate = 1000000\ncommand_timeout = \"40s\"",
         count + 100
     );
-    let program = Program::start(directory.path(), &server, sink.address.port(), None);
-    let (mut client, _) = greeted("127.0.0.1", program.address).await;
+    let place = Place::new(directory.path(), sink.address.port(), &server, "");
+    let program = place.start();
+    let (mut client, _) = greeted("127.0.0.1", place.listen).await;
     assert!(send(&mut client).await.starts_with("250 "));
     drop(client);
     let (base, began) = (program.memory(), Instant::now());
     let mut idle = Vec::new();
     for number in 0..count {
-        let (client, said) = greeted(&address(number / 50).to_string(), program.address).await;
+        let (client, said) = greeted(&address(number / 50).to_string(), place.listen).await;
         assert!(said.starts_with("220 "), "{number}: {said}");
         idle.push(client);
     }
     let opened = began.elapsed();
-    let (_, said) = greeted(&address(0).to_string(), program.address).await;
+    let (_, said) = greeted(&address(0).to_string(), place.listen).await;
     assert!(said.starts_with("421 4.7.0 "), "{said}");
     let memory = program.memory();
     let each = (memory - base) / count;
     let began = Instant::now();
-    let (mut client, _) = greeted("127.200.0.1", program.address).await;
+    let (mut client, _) = greeted("127.200.0.1", place.listen).await;
     assert!(send(&mut client).await.starts_with("250 "));
     let served = began.elapsed();
     println!(
@@ -100,7 +93,7 @@ async fn rs2_thousands_of_idle_connections() {
         assert!(said.starts_with("421 4.4.2 "), "{said}");
         client.closed().await.unwrap();
     }
-    while metric(program.http, "postern_sessions_open").await > 0.0 {
+    while metric(place.http, "postern_sessions_open").await > 0.0 {
         tokio::task::yield_now().await;
     }
     sink.wait_for(2).await;
@@ -112,9 +105,10 @@ async fn rs5_headers_of_a_gigabyte() {
     headers_take_bounded_memory(100_000_000).await;
     // So much too long that it is not read to its end.
     let (directory, sink) = (tempfile::tempdir().unwrap(), Sink::start().await.unwrap());
-    let program = Program::start(directory.path(), "", sink.address.port(), None);
+    let place = Place::new(directory.path(), sink.address.port(), "", "");
+    let program = place.start();
     let base = program.memory();
-    let mut stream = BufReader::new(TcpStream::connect(program.address).await.unwrap());
+    let mut stream = BufReader::new(TcpStream::connect(place.listen).await.unwrap());
     for step in
         ["", "HELO client.example\r\n", "MAIL FROM:<a@client.example>\r\n", "RCPT TO:<b@example.com>\r\n", "DATA\r\n"]
     {
@@ -128,7 +122,7 @@ async fn rs5_headers_of_a_gigabyte() {
     println!("closed after {} MiB; {} MiB before, {} MiB at most", sent as u64 / MIB, base / MIB, peak / MIB);
     assert!(sent < 200 << 20, "{sent} octets were taken");
     assert!(peak < base + 16 * MIB);
-    let (mut client, _) = greeted("127.0.0.1", program.address).await;
+    let (mut client, _) = greeted("127.0.0.1", place.listen).await;
     assert!(send(&mut client).await.starts_with("250 "));
     drop(client);
     program.stop();
@@ -350,8 +344,9 @@ async fn rs4_twice_the_rate_that_can_be_served() {
     let (directory, (hop, port)) = (tempfile::tempdir().unwrap(), Hop::start().await);
     // The rate of new connections would turn them away before there are many.
     let server = "max_connections = 200\nmax_connection_rate = 1000000";
-    let program = Program::start(directory.path(), server, port, None);
-    let (tally, to) = (Arc::new(Tally::default()), program.address);
+    let place = Place::new(directory.path(), port, server, "");
+    let program = place.start();
+    let (tally, to) = (Arc::new(Tally::default()), place.listen);
     let rate = capacity(&tally, to, Duration::from_secs(seconds.clamp(2, 10))).await;
     let (base, calm) = (program.memory(), tally.percentile(99));
     let before = tally.taken();
@@ -367,7 +362,7 @@ async fn rs4_twice_the_rate_that_can_be_served() {
         while clients.try_join_next().is_some() {}
         if Instant::now() > next_look {
             next_look += Duration::from_secs(1);
-            most_open = most_open.max(metric(program.http, "postern_sessions_open").await);
+            most_open = most_open.max(metric(place.http, "postern_sessions_open").await);
         }
     }
     let waiting = clients.len();
@@ -379,7 +374,7 @@ async fn rs4_twice_the_rate_that_can_be_served() {
     // Back to normal: no overload, and a mail takes what it took.
     let in_queue = tally.taken().saturating_sub(hop.0.lock().unwrap().len());
     let recovered = loop {
-        let calm_again = metric(program.http, "postern_overload").await == 0.0;
+        let calm_again = metric(place.http, "postern_overload").await == 0.0;
         let one = bring(address(1), to, u64::MAX).await;
         if calm_again && matches!(one, Outcome::Taken(time) if time < calm.max(Duration::from_millis(100))) {
             break ended.elapsed();
@@ -425,8 +420,9 @@ async fn rs4_clients_that_hold_connections() {
     raise_open_files(30_000);
     let (directory, sink) = (tempfile::tempdir().unwrap(), Sink::start().await.unwrap());
     let server = "max_connections = 200\noverload_timeout = \"2s\"\nexempt_networks = []";
-    let program = Program::start(directory.path(), server, sink.address.port(), None);
-    let to = program.address;
+    let place = Place::new(directory.path(), sink.address.port(), server, "");
+    let program = place.start();
+    let to = place.listen;
     // Each wants fifty, four times as many as there are in all, and takes another one whenever one is ended.
     let mut holders = JoinSet::new();
     for number in 0..HOLDERS * 50 {
@@ -442,7 +438,7 @@ async fn rs4_clients_that_hold_connections() {
             }
         });
     }
-    while metric(program.http, "postern_overload").await == 0.0 {
+    while metric(place.http, "postern_overload").await == 0.0 {
         tokio::task::yield_now().await;
     }
     // When those who came before have had their time.
@@ -457,10 +453,10 @@ async fn rs4_clients_that_hold_connections() {
         tally.taken(),
         tally.percentile(99),
         tally.refused.load(Ordering::Relaxed),
-        metric(program.http, "postern_sessions_open").await
+        metric(place.http, "postern_sessions_open").await
     );
     assert!(tally.taken() >= 180, "{} of 200", tally.taken());
-    assert_eq!(metric(program.http, "postern_overload").await, 1.0, "it was overload all the time");
+    assert_eq!(metric(place.http, "postern_overload").await, 1.0, "it was overload all the time");
     holders.shutdown().await;
     sink.wait_for(tally.taken()).await;
     program.stop();
@@ -485,11 +481,12 @@ async fn rs12_a_storm_of_connections() {
     let time = Duration::from_secs(from_environment("POSTERN_STORM_SECONDS", 10));
     raise_open_files(30_000);
     let (directory, sink) = (tempfile::tempdir().unwrap(), Sink::start().await.unwrap());
-    let program = Program::start(directory.path(), "", sink.address.port(), None);
-    let (mut established, _) = greeted("127.0.0.1", program.address).await;
+    let place = Place::new(directory.path(), sink.address.port(), "", "");
+    let program = place.start();
+    let (mut established, _) = greeted("127.0.0.1", place.listen).await;
     let calm = mails(&mut established, time / 2).await;
     let (files, base) = (program.open_files(), program.memory());
-    let to = program.address;
+    let to = place.listen;
     let storm = tokio::spawn(async move {
         let (began, mut number, mut said) = (Instant::now(), 0_u64, (0_u64, 0_u64));
         let mut clients = JoinSet::new();

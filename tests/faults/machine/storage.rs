@@ -16,19 +16,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::from_environment;
 use postern_tests::ledger::{self, Account, Act, Arrivals, Conversation, Ledger, Moment, body};
-use postern_tests::program::{Gateway, Place};
+use postern_tests::program::{Gateway, MANY_OF_A_CLIENT, Place};
 
 const BOB: &[&str] = &["bob@example.com"];
 
 /// How long a look at what a process does waits for the next one.
 const PAUSE: Duration = Duration::from_millis(10);
-
-fn from_environment(name: &str, default: u64) -> u64 {
-    #[expect(clippy::disallowed_methods, reason = "how long a test runs is not config")]
-    let value = std::env::var(name).ok();
-    value.map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
-}
 
 /// Where `machine/install` unpacks what is not installed.
 fn unpacked() -> PathBuf {
@@ -137,7 +132,7 @@ impl Bench {
             }
         };
         let next_hop = ledger::next_hop(arrivals.clone(), Arc::new(script)).unwrap().port();
-        let place = Place::with_spool(directory, spool, next_hop, "");
+        let place = Place::with_spool(directory, spool, next_hop, MANY_OF_A_CLIENT, "");
         Self { place, ledger, arrivals, deaf, before_the_cut: AtomicUsize::new(usize::MAX) }
     }
 

@@ -3,12 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use postern_tests::client::Client;
+use postern_tests::program::Place;
 use postern_tests::scene::PATIENCE;
 use postern_tests::sink::Sink;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
-
-use super::program::Program;
 
 const MIB: u64 = 1 << 20;
 
@@ -62,8 +61,8 @@ pub(super) async fn send(client: &mut Client) -> String {
 }
 
 /// Sends pieces as they are made and gives the lines that came back after `skip` of them.
-async fn pour(program: &Program, pieces: impl Iterator<Item = Vec<u8>>, envelope: &str) -> String {
-    let mut stream = BufReader::new(TcpStream::connect(program.address).await.unwrap());
+async fn pour(listen: SocketAddr, pieces: impl Iterator<Item = Vec<u8>>, envelope: &str) -> String {
+    let mut stream = BufReader::new(TcpStream::connect(listen).await.unwrap());
     let mut line = String::new();
     for step in ["", "HELO client.example\r\n"].into_iter().chain(envelope.split_inclusive("\r\n")) {
         stream.write_all(step.as_bytes()).await.unwrap();
@@ -93,8 +92,9 @@ const ENVELOPE: &str = "MAIL FROM:<a@client.example>\r\nRCPT TO:<b@example.com>\
 /// A field of so many octets, so many octets of small fields, and of folded lines.
 pub(super) async fn headers_take_bounded_memory(octets: usize) {
     let (directory, sink) = (tempfile::tempdir().unwrap(), Sink::start().await.unwrap());
-    let program = Program::start(directory.path(), "", sink.address.port(), None);
-    let (mut client, _) = greeted("127.0.0.1", program.address).await;
+    let place = Place::new(directory.path(), sink.address.port(), "", "");
+    let program = place.start();
+    let (mut client, _) = greeted("127.0.0.1", place.listen).await;
     assert!(send(&mut client).await.starts_with("250 "));
     let base = program.memory();
     for (what, begin, piece) in [
@@ -106,7 +106,7 @@ pub(super) async fn headers_take_bounded_memory(octets: usize) {
         let end = b"\r\n\r\nbody\r\n.\r\n".to_vec();
         let pieces = std::iter::once(begin.into()).chain(std::iter::repeat_n(piece, count)).chain([end]);
         // The header's limit, or beyond 50 MiB the message's.
-        let said = pour(&program, pieces, ENVELOPE).await;
+        let said = pour(place.listen, pieces, ENVELOPE).await;
         assert!(said.starts_with("552 5.3.4 Message "), "{what}: {said}");
     }
     let peak = program.memory_peak();
@@ -119,11 +119,12 @@ pub(super) async fn headers_take_bounded_memory(octets: usize) {
 
 pub(super) async fn chunks_take_bounded_memory(count: usize) {
     let (directory, sink) = (tempfile::tempdir().unwrap(), Sink::start().await.unwrap());
-    let program = Program::start(directory.path(), "", sink.address.port(), None);
-    let (mut client, _) = greeted("127.0.0.1", program.address).await;
+    let place = Place::new(directory.path(), sink.address.port(), "", "");
+    let program = place.start();
+    let (mut client, _) = greeted("127.0.0.1", place.listen).await;
     assert!(send(&mut client).await.starts_with("250 "));
     let base = program.memory();
-    let stream = TcpStream::connect(program.address).await.unwrap();
+    let stream = TcpStream::connect(place.listen).await.unwrap();
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let envelope = b"MAIL FROM:<a@client.example>\r\nRCPT TO:<b@example.com>\r\nBDAT 14\r\nSubject: x\r\n\r\n";

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
+use postern_tests::program::MANY_OF_A_CLIENT;
+
 use super::Bench;
 
 const BOB: &[&str] = &["bob@example.com"];
@@ -69,7 +71,7 @@ fn d1_no_room_above_the_reserve() {
     assert!(bench.send("waits", &["later@example.com"], 100).starts_with("250 "));
     bench.happened("deferred");
     gateway.stop();
-    bench.place.configure(bench.next_hop, "reserve = \"1000000 GiB\"");
+    bench.place.configure(bench.next_hop, MANY_OF_A_CLIENT, "reserve = \"1000000 GiB\"");
     let gateway = bench.place.start();
     let reply = bench.client().send(&bench.ledger, "refused", BOB, "").unwrap_err().to_string();
     assert!(reply.starts_with("452 4.3.1 "), "{reply}");
@@ -79,7 +81,7 @@ fn d1_no_room_above_the_reserve() {
     bench.wait_for("waits");
     bench.wait_until_empty();
     gateway.stop();
-    bench.place.configure(bench.next_hop, "");
+    bench.place.configure(bench.next_hop, MANY_OF_A_CLIENT, "");
     let gateway = bench.place.start();
     assert!(bench.send("after", BOB, 100).starts_with("250 "));
     assert_eq!(bench.finish(gateway, 0).refused, 1);
@@ -114,7 +116,7 @@ fn d6_a_second_gateway_on_one_spool_is_refused() {
     let gateway = bench.place.start();
     let directory = bench.directory.path().join("other");
     fs::create_dir(&directory).unwrap();
-    let other = super::Place::with_spool(&directory, &bench.place.spool, bench.next_hop, "");
+    let other = super::Place::with_spool(&directory, &bench.place.spool, bench.next_hop, MANY_OF_A_CLIENT, "");
     assert!(!other.spawn(&[]).wait().success());
     assert!(other.said().contains("is in use by another postern"), "{}", other.said());
     assert!(bench.send("m", BOB, 100).starts_with("250 "));

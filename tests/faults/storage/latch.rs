@@ -7,6 +7,8 @@ use std::thread;
 
 use postern_tests::ledger::{Conversation, body, in_spool, mail};
 
+use postern_tests::program::MANY_OF_A_CLIENT;
+
 use super::Bench;
 
 const BOB: &[&str] = &["bob@example.com"];
@@ -147,7 +149,7 @@ fn g13_what_ready_and_live_say_in_each_fault() {
     let mut gateway = gateway;
     assert!(gateway.wait().success());
     // D1: no room above the reserve.
-    bench.place.configure(bench.next_hop, "reserve = \"1000000 GiB\"");
+    bench.place.configure(bench.next_hop, MANY_OF_A_CLIENT, "reserve = \"1000000 GiB\"");
     let gateway = bench.place.start();
     bench.assert_vitals(503, "the spool is full", 1);
     gateway.stop();
