@@ -60,6 +60,9 @@ impl Content {
     /// Some octet is above 127 (RFC 6152 calls such a body 8-bit).
     pub(super) async fn is_eight_bit(message: &Message) -> Result<bool, Failure> {
         let mut content = Self::new(message);
+        if let Some(digest) = message.body.as_file().and_then(|file| file.digest()) {
+            return Ok(!digest.is_ascii || !content.head.is_ascii());
+        }
         while let Some(piece) = content.piece().await? {
             if !piece.is_ascii() {
                 return Ok(true);

@@ -354,7 +354,8 @@ impl Transaction<'_, '_> {
     async fn send_content(&mut self) -> Result<(), Failure> {
         let mut content = Content::new(self.mail.message);
         let mut stuffer = DotStuffer::default();
-        let mut out = Vec::with_capacity(PIECE + PIECE / 16);
+        let len = usize::try_from(self.mail.message.len()).unwrap_or(PIECE).min(PIECE);
+        let mut out = Vec::with_capacity(len + len / 16 + 16);
         if self.connection.channel.pending().await == Pending::Octets {
             return Err(Failure::Desynchronised(Stage::Content));
         }

@@ -22,6 +22,15 @@ enum Content {
     File(Arc<BodyFile>),
 }
 
+/// What is known of octets since they were written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Digest {
+    /// CRC-32 (IEEE).
+    pub crc: u32,
+    /// None is above 127.
+    pub is_ascii: bool,
+}
+
 /// A part of a file that holds a body: the whole of an incoming file, or a record of a spool segment.
 #[derive(Debug)]
 pub struct BodyFile {
@@ -32,16 +41,17 @@ pub struct BodyFile {
     path: Option<PathBuf>,
     /// The file is nobody else's: the last owner removes it.
     temporary: bool,
+    digest: Option<Digest>,
 }
 
 impl BodyFile {
     pub fn new(file: File, offset: u64, len: u64) -> Self {
-        Self { file, offset, len, path: None, temporary: false }
+        Self { file, offset, len, path: None, temporary: false, digest: None }
     }
 
     /// A file that holds one body and stays when this value goes.
     pub fn kept(file: File, len: u64, path: PathBuf) -> Self {
-        Self { file, offset: 0, len, path: Some(path), temporary: false }
+        Self { file, offset: 0, len, path: Some(path), temporary: false, digest: None }
     }
 
     pub fn file(&self) -> &File {
@@ -50,6 +60,11 @@ impl BodyFile {
 
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
+    }
+
+    /// Known of a body that this process has written, not of one that it has read back.
+    pub fn digest(&self) -> Option<Digest> {
+        self.digest
     }
 }
 
@@ -134,7 +149,17 @@ pub struct BodyWriter {
     memory: BytesMut,
     threshold: usize,
     directory: PathBuf,
-    file: Option<(File, PathBuf, u64)>,
+    file: Option<Written>,
+}
+
+/// What is in the file so far.
+#[derive(Debug)]
+struct Written {
+    file: File,
+    path: PathBuf,
+    len: u64,
+    crc: crc32fast::Hasher,
+    is_ascii: bool,
 }
 
 impl BodyWriter {
@@ -143,7 +168,7 @@ impl BodyWriter {
     }
 
     pub fn len(&self) -> u64 {
-        self.memory.len() as u64 + self.file.as_ref().map_or(0, |(_, _, len)| *len)
+        self.memory.len() as u64 + self.file.as_ref().map_or(0, |written| written.len)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -169,11 +194,13 @@ impl BodyWriter {
             let name = format!("{}.body", super::MessageId::next());
             let path = self.directory.join(name);
             let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-            self.file = Some((file, path, 0));
+            self.file = Some(Written { file, path, len: 0, crc: crc32fast::Hasher::new(), is_ascii: true });
         }
-        if let Some((file, _, len)) = &mut self.file {
-            file.write_all_at(&self.memory, *len)?;
-            *len += self.memory.len() as u64;
+        if let Some(written) = &mut self.file {
+            written.file.write_all_at(&self.memory, written.len)?;
+            written.len += self.memory.len() as u64;
+            written.crc.update(&self.memory);
+            written.is_ascii &= self.memory.is_ascii();
             self.memory.clear();
         }
         Ok(())
@@ -186,8 +213,9 @@ impl BodyWriter {
         }
         Ok(match self.file.take() {
             None => Body::from_bytes(std::mem::take(&mut self.memory).freeze()),
-            Some((file, path, len)) => {
-                Body::from_file(Arc::new(BodyFile { file, offset: 0, len, path: Some(path), temporary: true }))
+            Some(Written { file, path, len, crc, is_ascii }) => {
+                let digest = Some(Digest { crc: crc.finalize(), is_ascii });
+                Body::from_file(Arc::new(BodyFile { file, offset: 0, len, path: Some(path), temporary: true, digest }))
             }
         })
     }
@@ -195,8 +223,8 @@ impl BodyWriter {
 
 impl Drop for BodyWriter {
     fn drop(&mut self) {
-        if let Some((_, path, _)) = &self.file {
-            let _ = std::fs::remove_file(path);
+        if let Some(written) = &self.file {
+            let _ = std::fs::remove_file(&written.path);
         }
     }
 }
@@ -218,6 +246,8 @@ mod tests {
         let body = writer.finish().unwrap();
         assert_eq!(&body.read_at(2, 100).unwrap()[..], b"cdefghij");
         assert_eq!(&body.read_at(50, 100).unwrap()[..], b"");
+        let digest = Digest { crc: crc32fast::hash(b"abcdefghij"), is_ascii: true };
+        assert_eq!(body.as_file().unwrap().digest(), Some(digest));
         drop(body);
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }

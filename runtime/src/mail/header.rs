@@ -50,7 +50,7 @@ impl Field {
         if value.len() > MAX_VALUE {
             return Err(InvalidField::TooLong(MAX_VALUE));
         }
-        if value.chars().any(|c| c.is_control() && c != '\t') {
+        if has_controls(value) {
             return Err(InvalidField::Control);
         }
         let mut raw = BytesMut::with_capacity(name.len() + value.len() + 8);
@@ -82,10 +82,19 @@ impl Field {
     }
 }
 
+/// Other than a tab.
+fn has_controls(value: &str) -> bool {
+    if value.is_ascii() {
+        return value.bytes().any(|octet| octet.is_ascii_control() && octet != b'\t');
+    }
+    value.chars().any(|c| c.is_control() && c != '\t')
+}
+
 /// RFC 5322 §2.2.3: fold before white space, so that no line passes 78 octets where words allow.
 fn fold(raw: &mut BytesMut, value: &str) -> Result<(), InvalidField> {
     let mut column = raw.len();
-    for word in value.split([' ', '\t']).filter(|word| !word.is_empty()) {
+    // Of white space there are only blanks and tabs in it.
+    for word in value.split_ascii_whitespace() {
         if word.len() >= MAX_LINE - 1 {
             return Err(InvalidField::Unfoldable);
         }

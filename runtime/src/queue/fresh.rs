@@ -14,6 +14,8 @@ use crate::mail::MessageId;
 const MAIL: u64 = 2048;
 const RECIPIENT: u64 = 512;
 const FIELD: u64 = 64;
+/// Mails whose body is in a file: each keeps it open.
+const MAX_FILES: usize = 32;
 
 #[derive(Debug, Default)]
 pub(super) struct Fresh(Mutex<Shelf>);
@@ -22,20 +24,23 @@ pub(super) struct Fresh(Mutex<Shelf>);
 struct Shelf {
     mails: BTreeMap<MessageId, Kept>,
     octets: u64,
+    /// How many have their body in a file.
+    files: usize,
 }
 
 impl Fresh {
-    /// Keeps it, within `limit` octets for all. A mail whose body is in a file is read from there as well as from here.
+    /// Keeps it, within `limit` octets for all.
     pub(super) fn keep(&self, kept: Kept, limit: u64) {
         let octets = weight(&kept);
-        if kept.message.body.as_memory().is_none() || octets > limit {
+        if octets > limit {
             return;
         }
         let mut shelf = self.shelf();
         shelf.remove(kept.id);
         shelf.octets += octets;
+        shelf.files += usize::from(is_in_file(&kept));
         shelf.mails.insert(kept.id, kept);
-        while shelf.octets > limit {
+        while shelf.octets > limit || shelf.files > MAX_FILES {
             let Some((&oldest, _)) = shelf.mails.first_key_value() else { break };
             shelf.remove(oldest);
         }
@@ -56,15 +61,21 @@ impl Shelf {
     fn remove(&mut self, id: MessageId) -> Option<Kept> {
         let kept = self.mails.remove(&id)?;
         self.octets = self.octets.saturating_sub(weight(&kept));
+        self.files = self.files.saturating_sub(usize::from(is_in_file(&kept)));
         Some(kept)
     }
+}
+
+fn is_in_file(kept: &Kept) -> bool {
+    kept.message.body.as_file().is_some()
 }
 
 /// Octets of memory, roughly.
 fn weight(kept: &Kept) -> u64 {
     let Kept { accepted, message, .. } = kept;
     let (recipients, fields) = (accepted.envelope.recipients.len() as u64, message.header.fields().len() as u64);
-    MAIL + message.len() + RECIPIENT * recipients + FIELD * fields
+    let body = message.body.as_memory().map_or(0, |body| body.len() as u64);
+    MAIL + message.header.len() + body + RECIPIENT * recipients + FIELD * fields
 }
 
 #[cfg(test)]
@@ -105,6 +116,27 @@ mod tests {
         fresh.keep(kept(5, 100_000), limit);
         assert!(fresh.take(MessageId::from_u64(5)).is_none(), "more than all may take");
         assert_eq!(fresh.shelf().mails.len(), 2, "and nobody had to go for it");
+    }
+
+    #[test]
+    fn few_files_are_kept_open() {
+        let (fresh, directory) = (Fresh::default(), tempfile::tempdir().unwrap());
+        let body = || {
+            let mut writer = crate::mail::BodyWriter::new(directory.path().to_owned(), 0);
+            writer.push(b"x");
+            writer.flush().unwrap();
+            writer.finish().unwrap()
+        };
+        let count = MAX_FILES as u64 + 2;
+        for id in 1..=count {
+            let message = Message { body: body(), ..kept(id, 0).message };
+            fresh.keep(Kept { message, ..kept(id, 0) }, u64::MAX);
+        }
+        let left = (1..=count).filter(|&id| fresh.take(MessageId::from_u64(id)).is_some());
+        assert_eq!(left.collect::<Vec<_>>(), (3..=count).collect::<Vec<_>>());
+        let shelf = fresh.shelf();
+        assert_eq!((shelf.octets, shelf.files), (0, 0));
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]

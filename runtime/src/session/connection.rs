@@ -24,7 +24,9 @@ use crate::smtp::Reply;
 
 /// Space for one read. Small while a session waits for commands: thousands of sessions may.
 const COMMAND_READ: usize = 1024;
-const DATA_READ: usize = 32 * 1024;
+/// Space for the first read of a message, and the most: twice as much each time that it was filled.
+const DATA_READ: usize = 8 * 1024;
+const MAX_DATA_READ: usize = 64 * 1024;
 /// Octets, and time, that a client who was told to go may still send before the connection is reset.
 const MAX_DRAIN: u64 = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
@@ -123,6 +125,7 @@ async fn run(stream: Box<dyn Stream>, context: &Context, mut peer: Peer, unavail
     }
     let mut machine = Machine::new(context.gateway.clone(), context.listener.clone(), peer);
     let mut buffer = BytesMut::new();
+    let mut space = COMMAND_READ;
     let mut input = Input::Start { unavailable };
     loop {
         input = match machine.step(input, &mut buffer) {
@@ -134,8 +137,16 @@ async fn run(stream: Box<dyn Stream>, context: &Context, mut peer: Peer, unavail
                 }
                 write(&mut stream, &replies, clock.now_in_force().write).await?;
                 clock.start(waiting, !replies.is_empty(), &machine);
+                space = if waiting == Waiting::Data { space.max(DATA_READ) } else { COMMAND_READ };
+                let before = buffer.len();
+                buffer.reserve(space);
                 match read(&mut stream, &mut buffer, waiting, &mut clock, context).await? {
-                    Some(input) => input,
+                    Some(input) => {
+                        if waiting == Waiting::Data && buffer.len() - before >= space {
+                            space = (2 * space).min(MAX_DATA_READ);
+                        }
+                        input
+                    }
                     None => return Ok(()),
                 }
             }
@@ -170,7 +181,7 @@ async fn run(stream: Box<dyn Stream>, context: &Context, mut peer: Peer, unavail
     }
 }
 
-/// `None`: the client has closed.
+/// Fills the space of the buffer, or some of it. `None`: the client has closed.
 async fn read(
     stream: &mut Box<dyn Stream>,
     buffer: &mut BytesMut,
@@ -178,7 +189,6 @@ async fn read(
     clock: &mut Clock,
     context: &Context,
 ) -> io::Result<Option<Input>> {
-    buffer.reserve(if waiting == Waiting::Data { DATA_READ } else { COMMAND_READ });
     let mut stopping = context.stopping.clone();
     let stopped = async {
         if waiting == Waiting::Data || stopping.wait_for(|stopping| *stopping).await.is_err() {
