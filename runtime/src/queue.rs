@@ -9,6 +9,7 @@ mod clock;
 mod deliver;
 mod dsn;
 mod filter;
+mod fresh;
 mod life;
 mod meta;
 mod operator;
@@ -31,7 +32,9 @@ use self::clock::Clock;
 #[cfg(any(test, fuzzing))]
 pub use self::dsn::fuzz;
 pub use self::filter::{Changed, Detail, Filter, Page, Summary};
+use self::fresh::Fresh;
 use self::life::Life;
+use self::meta::Kept;
 pub use self::meta::{Accepted, Kind, LastWord, MetaError, Quarantined, RecipientState, State, Status};
 pub use self::operator::VerbError;
 pub use self::overview::{DownDestination, Overview};
@@ -60,6 +63,7 @@ pub struct Queue {
     story: Story,
     clock: Clock,
     schedule: Mutex<Schedule>,
+    fresh: Fresh,
     /// Something may have become due.
     changed: Notify,
 }
@@ -76,6 +80,7 @@ impl Queue {
         let settings = Arc::new(settings);
         Arc::new(Self {
             schedule: Mutex::new(Schedule::new(settings.clone())),
+            fresh: Fresh::default(),
             settings: ArcSwap::new(settings),
             spool,
             next_hop,
@@ -124,9 +129,9 @@ impl Queue {
             batch.store.push(encoded.entry());
         }
         self.spool.commit(batch).await?;
-        for (mail, state) in mails.iter().zip(&states) {
-            self.story.queued(mail);
-            self.schedule_fresh(mail, state);
+        for (mail, state) in mails.into_iter().zip(states) {
+            self.story.queued(&mail);
+            self.schedule_new(mail, state);
         }
         Ok(())
     }
@@ -208,11 +213,21 @@ impl Queue {
         Slot::new(&mail.accepted, state, mail.message.len(), key, &self.clock)
     }
 
-    /// Its life begins now, whatever the wall clock said when it came (D7).
-    fn schedule_fresh(&self, mail: &NewMail, state: &State) {
-        let mut slot = self.slot(mail, state, self.key_of(&mail.accepted, state));
+    /// A mail that has just become durable. Its life begins now, whatever the wall clock said when it came (D7).
+    fn schedule_new(&self, mail: NewMail, state: State) {
+        let mut slot = self.slot(&mail, &state, self.key_of(&mail.accepted, &state));
         slot.life = Life::begin(self.clock.now());
-        self.insert(mail.id, slot, self.rest_of(state));
+        let (id, rest) = (mail.id, self.rest_of(&state));
+        if rest == Rest::Ready {
+            self.keep_fresh(mail, state);
+        }
+        self.insert(id, slot, rest);
+    }
+
+    /// As it is on disk.
+    fn keep_fresh(&self, mail: NewMail, state: State) {
+        let NewMail { id, accepted, message } = mail;
+        self.fresh.keep(Kept { id, accepted, state, message }, self.settings().cache);
     }
 
     fn insert(&self, id: MessageId, slot: Slot, rest: Rest) {

@@ -162,6 +162,7 @@ impl Checker<'_> {
             concurrency_per_tenant: written.concurrency_per_tenant.map_or(100, |count| count.0),
             quarantine_keep: self.positive(written.quarantine_keep, 30 * DAY),
             max_messages: written.max_messages.map_or(1_000_000, |count| count.0),
+            cache: written.cache.map_or(ByteSize(64 << 20), |at| at.value),
         }
     }
 

@@ -187,6 +187,7 @@ pub struct Queue {
     pub concurrency_per_tenant: u32,
     pub quarantine_keep: Duration,
     pub max_messages: u32,
+    pub cache: ByteSize,
 }
 
 /// The SMTP client. The timeouts are those of RFC 5321 §4.5.3.2.

@@ -183,6 +183,7 @@ pub struct Queue {
     pub concurrency_per_tenant: Option<Count>,
     pub quarantine_keep: Option<At<Duration>>,
     pub max_messages: Option<Count>,
+    pub cache: Option<At<ByteSize>>,
 }
 
 pub enum Retry {

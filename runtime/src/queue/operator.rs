@@ -183,7 +183,11 @@ impl Queue {
         let mut claimed = Vec::with_capacity(ids.len());
         for &id in ids {
             match schedule.claim(id, now) {
-                Ok(rest) if verb.concerns(rest) => claimed.push((id, rest)),
+                Ok(rest) if verb.concerns(rest) => {
+                    // What is in memory of it will not be true any more.
+                    self.fresh.take(id);
+                    claimed.push((id, rest));
+                }
                 Ok(rest) => {
                     schedule.finish(id, rest, now, |_| {});
                     changed.unfit.push(id);

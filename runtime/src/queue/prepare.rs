@@ -135,16 +135,19 @@ impl Queue {
         };
         let batch = || Batch { store: encoded.iter().map(Encoded::entry).collect(), ..Batch::default() };
         self.commit_persistently(kept.id, batch).await;
-        let mut ends = parts.iter().zip(groups);
+        let mut ends = parts.into_iter().zip(groups);
         let first = ends.next();
         for ((mail, state), group) in ends {
-            self.story.split(kept.id, mail, &group.route);
-            let mut slot = self.slot(mail, state, group.key());
+            self.story.split(kept.id, &mail, &group.route);
+            let mut slot = self.slot(&mail, &state, group.key());
             slot.life = turn.life();
-            self.insert(mail.id, slot, Rest::Ready);
+            let id = mail.id;
+            self.keep_fresh(mail, state);
+            self.insert(id, slot, Rest::Ready);
         }
         if let Some(((mail, state), group)) = first {
-            let fresh = self.slot(mail, state, group.key());
+            let fresh = self.slot(&mail, &state, group.key());
+            self.keep_fresh(mail, state);
             turn.end(Rest::Ready, |slot| {
                 // Its life and attempts go on; all of this may have been edited.
                 slot.sender = fresh.sender;
@@ -204,6 +207,7 @@ impl Queue {
 
     async fn keep_prepared(self: &Arc<Self>, turn: Turn, kept: Kept, prepared: Prepared, group: &Group) {
         if !prepared.edited {
+            self.fresh.keep(kept, self.settings().cache);
             turn.end(Rest::Ready, |slot| {
                 slot.prepared = true;
                 slot.key = group.key();

@@ -31,6 +31,8 @@ pub struct Settings {
     pub max_preparing: usize,
     /// Messages, those in quarantine too: the memory holds something of each. With so many, no new mail is taken.
     pub max_messages: usize,
+    /// Octets of mails just accepted that stay in memory until their first attempt; others are read back from the spool.
+    pub cache: u64,
     /// How long a stop waits for attempts that are under way.
     pub shutdown_deadline: Duration,
     /// Octets of a message that a DSN returns whole (RET=FULL); of a longer one, and otherwise, only the header.
@@ -53,6 +55,7 @@ impl Settings {
             max_per_tenant: 100,
             max_preparing: 32,
             max_messages: 1_000_000,
+            cache: 64 << 20,
             shutdown_deadline: Duration::from_secs(30),
             max_returned: 64 * 1024,
         }

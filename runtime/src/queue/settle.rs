@@ -57,7 +57,8 @@ impl Queue {
         self.record(&kept, &steps, report.as_ref()).await;
         self.story.settled(&kept, &steps, report.as_ref());
         if let Some(report) = report {
-            self.schedule_fresh(&report, &State::new(report.accepted.envelope.recipients.len()));
+            let state = State::new(report.accepted.envelope.recipients.len());
+            self.schedule_new(report, state);
         }
         turn.end(rest, |slot| {
             slot.attempts = kept.state.attempts;

@@ -47,6 +47,9 @@ impl Queue {
     /// `None`: it could not be read, and its turn has been ended accordingly.
     pub(super) async fn load(self: &Arc<Self>, turn: Turn) -> Option<(Turn, Kept)> {
         let id = turn.id();
+        if let Some(kept) = self.fresh.take(id) {
+            return Some((turn, kept));
+        }
         let error = match self.spool.read(id).await {
             Ok(stored) => match Kept::decode(id, stored) {
                 Ok(kept) => return Some((turn, kept)),

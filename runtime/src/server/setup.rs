@@ -162,6 +162,7 @@ pub fn queue(settings: &Settings) -> queue::Settings {
         max_per_destination: count(written.concurrency_per_destination),
         max_per_tenant: count(written.concurrency_per_tenant),
         max_messages: count(written.max_messages),
+        cache: written.cache.0,
         shutdown_deadline: settings.server.drain_timeout,
         ..queue::Settings::new(settings.server.host_name.clone())
     }

@@ -149,10 +149,11 @@ impl Committer {
             self.make_segment()?;
         }
         let Some(open) = &mut self.open else { return Ok(()) };
-        let (number, before) = (open.name.number, open.len());
+        let (number, before) = (open.name.number, open.size());
         let count = staged.len();
         let start = Instant::now();
-        let written = open.append(staged.iter_mut().map(|staged| staged.drafts.as_mut_slice()));
+        let has_room = !self.full && !self.shared.room.is_short(self.shared.settings.segment_octets);
+        let written = open.append(staged.iter_mut().map(|staged| staged.drafts.as_mut_slice()), has_room);
         let placed = match written {
             Ok(placed) => placed,
             Err(rejected) => {
@@ -168,7 +169,7 @@ impl Committer {
         self.shared.metrics.spool_commit_batches.observe(count as f64);
         let records: Vec<_> = placed.into_iter().map(|(offset, draft)| (offset, &draft.header)).collect();
         let len = open.len();
-        self.shared.room.wrote(len - before);
+        self.shared.room.wrote(open.size() - before);
         self.apply(number, len, &records);
         Ok(())
     }
@@ -190,7 +191,12 @@ impl Committer {
     fn make_segment(&mut self) -> Result<(), Trouble> {
         let name = Name::new(self.next_segment);
         self.next_segment = self.next_segment.saturating_add(1);
-        let open = OpenSegment::create(&*self.shared.disk, &self.shared.layout.segments, name)?;
+        let open = OpenSegment::create(
+            &*self.shared.disk,
+            &self.shared.layout.segments,
+            name,
+            self.shared.settings.segment_octets,
+        )?;
         let mut index = self.shared.index();
         index.add_segment(name);
         index.grow(name.number, open.len());

@@ -122,7 +122,7 @@ impl Replay<'_> {
     fn search(&mut self, name: Name, path: &Path, file: &dyn DiskFile) -> Result<Vec<Found>, SpoolError> {
         file.settle().map_err(open_error("sync", path))?;
         let (data, all_read) = read_whole(file).map_err(open_error("read", path))?;
-        let Scan { found, damaged, .. } = scan(&data, name.salt);
+        let Scan { found, damaged, end, .. } = scan(&data, name.salt);
         let mut complete = all_read;
         for range in damaged {
             let (start, end) = (usize::try_from(range.start), usize::try_from(range.end));
@@ -134,10 +134,11 @@ impl Replay<'_> {
             return Ok(found);
         }
         // Without its index the segment is searched again at the next start: no harm.
-        let octets = encode_index(&index_of(&found, name.salt), name.salt, data.len() as u64);
-        let sealed = file.write_at(&mut [io::IoSlice::new(&octets)], data.len() as u64).and_then(|()| file.sync());
-        match sealed {
-            Ok(()) => self.index.grow(name.number, (data.len() + octets.len()) as u64),
+        let octets = encode_index(&index_of(&found, name.salt), name.salt, end as u64);
+        let size = (end + octets.len()) as u64;
+        let written = file.write_at(&mut [io::IoSlice::new(&octets)], end as u64);
+        match written.and_then(|()| file.truncate(size)).and_then(|()| file.sync()) {
+            Ok(()) => self.index.grow(name.number, size),
             Err(error) => tracing::warn!(%error, path = %path.display(), "the segment stays without index"),
         }
         Ok(found)

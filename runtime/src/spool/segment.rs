@@ -89,6 +89,8 @@ pub(super) struct Scan {
     pub found: Vec<Found>,
     /// Where octets are that make no record, or a record that must not be used.
     pub damaged: Vec<Range<u64>>,
+    /// Where the records end: behind it are the zeros by which the file was made longer, or nothing.
+    pub end: usize,
     /// All of its records were synced: there is an index, only its trailer is missing.
     sealed: bool,
     last_group: u64,
@@ -96,9 +98,16 @@ pub(super) struct Scan {
 
 /// Finds the records of a segment. Damage costs the records that it hit and no other.
 pub(super) fn scan(data: &[u8], salt: Salt) -> Scan {
-    let mut scan = Scan::default();
+    let zeros = data.iter().rev().take_while(|octet| **octet == 0).count();
+    // The last octets of a record may be zeros themselves.
+    let content = data.len() - zeros;
+    let mut scan = Scan { end: data.len(), ..Scan::default() };
     let mut at = SEGMENT_HEADER.min(data.len());
     while at < data.len() && !scan.sealed {
+        if at >= content {
+            scan.end = at;
+            break;
+        }
         let rest = data.get(at..).unwrap_or_default();
         at = match RecordHeader::decode(rest, salt) {
             Some(header) => scan.take(at, rest, header),

@@ -309,3 +309,60 @@ fn shutdown_writes_what_is_forgotten_and_closes() {
     let (spool, recovered) = open(&disk.restart(super::simulated::Restart::PowerCut)).unwrap();
     assert_eq!(contents(&spool, &recovered).into_keys().collect::<Vec<_>>(), [2]);
 }
+
+/// The one file with records in it.
+fn segment(disk: &SimulatedDisk) -> Vec<u8> {
+    let files = disk.files().into_iter();
+    let mut segments: Vec<_> = files.filter(|(path, _)| path.starts_with("/spool/segments")).collect();
+    assert_eq!(segments.len(), 1);
+    segments.remove(0).1
+}
+
+/// More of them than any record holds.
+fn has_zeros(content: &[u8]) -> bool {
+    content.windows(100).any(|octets| octets.iter().all(|octet| *octet == 0))
+}
+
+#[test]
+fn a_segment_grows_in_steps_of_zeros_that_are_no_damage() {
+    let disk = SimulatedDisk::new();
+    let (spool, _) = open(&disk).unwrap();
+    let mut sizes = Vec::new();
+    for id in 0..8 {
+        run(spool.commit(Batch { store: vec![Content::new(id, 0, 100).entry(id, None)], ..Batch::default() })).unwrap();
+        sizes.push(segment(&disk).len());
+    }
+    assert!(has_zeros(&segment(&disk)));
+    let steps = sizes.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    assert_eq!((steps, sizes[0] > 2048), (0, true), "{sizes:?}");
+    // The process dies: what is behind the last record is zeros, and goes.
+    let found = disk.restart(super::simulated::Restart::Kill);
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let (recovered, messages) =
+        SegmentSpool::open_on(Arc::new(found.clone()), settings("/spool".into()), metrics.clone()).unwrap();
+    assert_eq!((messages.len(), metrics.spool_damaged.get()), (8, 0));
+    drop(recovered);
+    let mut segments = found.files().into_iter().filter(|(path, _)| path.starts_with("/spool/segments"));
+    assert!(segments.all(|(_, content)| !has_zeros(&content)));
+    // Sealed in order, they go as well.
+    drop(spool);
+    assert!(!has_zeros(&segment(&disk)));
+    let (_, messages) = open(&disk).unwrap();
+    assert_eq!(messages.len(), 8);
+}
+
+#[test]
+fn a_large_group_and_a_disk_without_room_get_no_zeros() {
+    let disk = SimulatedDisk::new();
+    let (spool, _) = open(&disk).unwrap();
+    let commit = |id, octets| {
+        let before = segment(&disk).len();
+        run(spool.commit(Batch { store: vec![Content::new(id, 0, octets).entry(id, None)], ..Batch::default() }))
+            .unwrap();
+        segment(&disk).len() - before
+    };
+    assert!((1000..1200).contains(&commit(1, 1000)));
+    disk.set_free(4096);
+    spool.has_room_for(0);
+    assert!((100..300).contains(&commit(2, 100)));
+}

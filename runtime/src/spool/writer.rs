@@ -3,6 +3,9 @@
 //! What a group was answered is what the file holds: after an error the file is cut back to where the last good group
 //! ended, so that mail that was answered 4xx does not come back at the next start. A sync that failed is never repeated
 //! to turn it into a success, because the kernel marks such pages clean; the segment takes nothing more.
+//!
+//! A write that makes a file longer has its sync write down the file's size as well: a second write, and on a file system with
+//! a journal a commit of that. So the file is made longer in steps, by zeros behind a group; the groups after it replace them.
 
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
@@ -12,12 +15,20 @@ use super::record::{Draft, RECORD_HEADER};
 use super::segment::{Name, encode_index, index_record};
 use super::trouble::Trouble;
 
+/// The longest step.
+const MAX_STEP: usize = 1 << 20;
+static ZEROS: [u8; MAX_STEP] = [0; MAX_STEP];
+
 pub(super) struct OpenSegment {
     pub name: Name,
     path: PathBuf,
     file: Box<dyn DiskFile>,
     /// Where the next group goes; all before is synced.
     len: u64,
+    /// Octets of the file: from `len` on they are zeros.
+    size: u64,
+    /// By how much the file is made longer at a time.
+    step: usize,
     group: u64,
     index: Vec<u8>,
 }
@@ -31,16 +42,18 @@ pub(super) struct Rejected {
 
 impl OpenSegment {
     /// Durable, with its name in the directory, when this returns.
-    pub fn create(disk: &dyn Disk, directory: &Path, name: Name) -> Result<Self, Trouble> {
+    /// `segment_octets`: how long it is to become.
+    pub fn create(disk: &dyn Disk, directory: &Path, name: Name, segment_octets: u64) -> Result<Self, Trouble> {
         let path = directory.join(name.file_name());
         let file = disk.create(&path).map_err(|error| Trouble::new("create", &path, &error))?;
-        let segment = Self { name, path, file, len: 0, group: 0, index: Vec::new() };
+        let step = usize::try_from(segment_octets / 2).unwrap_or(MAX_STEP).min(MAX_STEP);
+        let segment = Self { name, path, file, len: 0, size: 0, step, group: 0, index: Vec::new() };
         segment.begin(disk, directory, &name.header()).inspect_err(|_| {
             // An empty segment does no harm: the next start removes it.
             let _ = disk.remove(&segment.path);
         })?;
         let len = name.header().len() as u64;
-        Ok(Self { len, ..segment })
+        Ok(Self { len, size: len, ..segment })
     }
 
     fn begin(&self, disk: &dyn Disk, directory: &Path, header: &[u8]) -> Result<(), Trouble> {
@@ -54,6 +67,11 @@ impl OpenSegment {
         self.len
     }
 
+    /// Octets that it takes on the disk.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
     pub fn is_empty(&self) -> bool {
         self.group == 0
     }
@@ -62,10 +80,12 @@ impl OpenSegment {
         &self.path
     }
 
-    /// Makes a group durable, and says where each record is. Sets the place of each record in its header.
+    /// Makes a group durable, and says where each record is. Sets the place of each record in its header. `has_room`: the
+    /// disk has room for zeros, too.
     pub fn append<'a>(
         &mut self,
         batches: impl Iterator<Item = &'a mut [Draft]>,
+        has_room: bool,
     ) -> Result<Vec<(u64, &'a Draft)>, Rejected> {
         let mut drafts: Vec<&'a Draft> = Vec::new();
         for (number, batch) in (0..).zip(batches) {
@@ -79,7 +99,7 @@ impl OpenSegment {
         }
         let mut headers = Vec::with_capacity(drafts.len() * RECORD_HEADER);
         drafts.iter().for_each(|draft| draft.header.encode(self.name.salt, &mut headers));
-        self.write(&headers, &drafts)?;
+        self.write(&headers, &drafts, has_room)?;
 
         self.group += 1;
         let mut placed = Vec::with_capacity(drafts.len());
@@ -91,12 +111,15 @@ impl OpenSegment {
         Ok(placed)
     }
 
-    fn write(&self, headers: &[u8], drafts: &[&Draft]) -> Result<(), Rejected> {
-        let mut parts = Vec::with_capacity(drafts.len() * 3);
+    fn write(&mut self, headers: &[u8], drafts: &[&Draft], has_room: bool) -> Result<(), Rejected> {
+        let mut parts = Vec::with_capacity(drafts.len() * 3 + 1);
         for (header, draft) in headers.chunks_exact(RECORD_HEADER).zip(drafts) {
             let octets: [&[u8]; 3] = [header, &draft.head, &draft.body];
             parts.extend(octets.into_iter().filter(|octets| !octets.is_empty()).map(IoSlice::new));
         }
+        let octets: u64 = drafts.iter().map(|draft| draft.len()).sum();
+        let zeros = self.zeros(octets, has_room);
+        parts.extend((!zeros.is_empty()).then(|| IoSlice::new(zeros)));
         if let Err(error) = self.file.write_at(&mut parts, self.len) {
             return Err(self.cut_back(Trouble::at_write("write", &self.path, &error), true));
         }
@@ -108,11 +131,21 @@ impl OpenSegment {
             // What is answered with an error must not come back with the file.
             return Err(self.cut_back(Trouble::Fatal(text), false));
         }
+        self.size = self.size.max(self.len + octets + zeros.len() as u64);
         Ok(())
     }
 
-    fn cut_back(&self, trouble: Trouble, usable: bool) -> Rejected {
+    /// What goes behind so many octets of records. A large group makes the file longer by itself: zeros would only be
+    /// written twice.
+    fn zeros(&self, octets: u64, has_room: bool) -> &'static [u8] {
+        let fits = self.len + octets <= self.size;
+        let wanted = !fits && has_room && octets <= self.step as u64 / 4;
+        if wanted { ZEROS.get(..self.step).unwrap_or_default() } else { &[] }
+    }
+
+    fn cut_back(&mut self, trouble: Trouble, usable: bool) -> Rejected {
         let cut = self.file.truncate(self.len).and_then(|()| self.file.sync());
+        self.size = self.len;
         match (trouble, cut) {
             (Trouble::Full, Err(error)) => {
                 let text = format!("truncate {}: {error}", self.path.display());
@@ -123,15 +156,18 @@ impl OpenSegment {
     }
 
     /// Ends the segment with its index. Without one, nothing is lost: the next start searches through it.
-    pub fn seal(self) -> Result<u64, Trouble> {
+    pub fn seal(mut self) -> Result<u64, Trouble> {
         let octets = encode_index(&self.index, self.name.salt, self.len);
+        let end = self.len + octets.len() as u64;
+        let cut = || if end < self.size { self.file.truncate(end) } else { Ok(()) };
         let written = self
             .file
             .write_at(&mut [IoSlice::new(&octets)], self.len)
+            .and_then(|()| cut())
             .map_err(|error| Trouble::at_write("write", &self.path, &error))
             .and_then(|()| self.file.sync().map_err(|error| Trouble::at_write("sync", &self.path, &error)));
         match written {
-            Ok(()) => Ok(self.len + octets.len() as u64),
+            Ok(()) => Ok(end),
             Err(trouble) => Err(self.cut_back(trouble, false).trouble),
         }
     }

@@ -107,6 +107,7 @@ pub(super) fn queue(settings: &Settings) -> Vec<Filled> {
         value("concurrency_per_tenant", queue.concurrency_per_tenant),
         duration("quarantine_keep", queue.quarantine_keep),
         value("max_messages", queue.max_messages),
+        size("cache", queue.cache),
     ]
 }
 
