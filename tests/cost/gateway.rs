@@ -14,7 +14,7 @@ use postern::log::{EventLog, JsonLines, LogFile, Sink, pump};
 use postern::metrics::Metrics;
 use postern::server::{Server, plugins};
 use postern_tests::dns::Dns;
-use postern_tests::program::{Gateway, Place, binary, free_address};
+use postern_tests::program::{Gateway, Place, free_address};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -149,8 +149,8 @@ impl InProcess {
             vec![Box::new(JsonLines::new(LogFile::open(&stage.log).unwrap(), metrics.clone()))];
         thread::spawn(move || pump(&events, &mut sinks));
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let compiler = Compiler::Child { program: binary() };
-        let server = Server::start(&settings, Some(path), log, metrics.clone(), compiler);
+        // What it compiles the program finds in the cache.
+        let server = Server::start(&settings, Some(path), log, metrics.clone(), Compiler::InProcess);
         let server = runtime.block_on(server).unwrap();
         Self { runtime, server, metrics }
     }

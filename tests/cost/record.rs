@@ -10,7 +10,7 @@ use crate::work::WORKS;
 
 /// More than these parts of the recorded figure are a change: above it, below it.
 const BOUNDS: (f64, f64) = (0.05, 0.05);
-/// Of wake-ups there are fewer where the machine is busy, see [`trace`](crate::trace).
+/// Of wake-ups, see [`trace`](crate::trace).
 const BOUNDS_OF_WAKE_UPS: (f64, f64) = (0.15, 0.3);
 
 pub const HOW_TO_RENEW: &str =
