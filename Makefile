@@ -13,11 +13,12 @@ FAULTS_FLAGS ?=
 
 # What `make bench` runs, and where cargo puts it.
 BENCH_FLAGS ?=
+PROFILE_FLAGS ?=
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 BENCH = python3 -B benches/harness --postern $(RELEASE)/postern --load $(RELEASE)/load
 BENCH_OPTIONS = $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick) $(if $(SCRATCH),--scratch $(SCRATCH)) $(if $(SERVERS),--servers $(SERVERS)) $(BENCH_FLAGS)
 
-.PHONY: bench bench-build bench-chain bench-micro bench-swap fuzz run test build plugins install uninstall lint test-crash test-faults test-js test-monitoring test-peers test-suites clean need-rust
+.PHONY: bench bench-build bench-chain bench-micro bench-swap fuzz profile run test build plugins install uninstall lint test-crash test-faults test-js test-monitoring test-peers test-suites clean need-rust
 
 run: plugins
 	$(CARGO) run --quiet --package postern -- localserve $(RUN_FLAGS)
@@ -112,6 +113,13 @@ bench-swap: bench-build
 # What single steps cost.
 bench-micro: plugins
 	$(CARGO) bench --package postern-benches
+
+# Where the gateway spends its time under the load of the bench, as a flame graph: target/profile/postern.svg. A build of its own:
+# with frame pointers, by which perf finds who has called; so the first one takes as long as a release build.
+PROFILE = $(or $(CARGO_TARGET_DIR),target)/profile
+profile: plugins
+	RUSTFLAGS="$(RUSTFLAGS) -C force-frame-pointers=yes" $(CARGO) build --release --package postern --target-dir $(PROFILE)/build
+	python3 -B benches/profile --postern $(PROFILE)/build/release/postern --out $(PROFILE) --tools target/tools $(PROFILE_FLAGS)
 
 bench-build: plugins
 	$(CARGO) build --release --package postern --package postern-benches
