@@ -43,6 +43,9 @@ struct Options {
     /// Mails a second over all sessions. Without it: as fast as the server takes them.
     #[arg(long)]
     rate: Option<f64>,
+    /// No mail is begun later than so many seconds after the start.
+    #[arg(long)]
+    seconds: Option<f64>,
     /// After so many mails a session ends and the next one begins.
     #[arg(long)]
     mails_per_session: Option<u64>,
@@ -148,7 +151,8 @@ async fn work(run: Arc<Run>, total: Arc<Mutex<Seen>>) {
 
 /// The number of the mail to send now; `None`: that was all.
 fn next_mail(run: &Run) -> Option<u64> {
-    if run.stopped.load(Ordering::Relaxed) {
+    let is_late = run.options.seconds.is_some_and(|seconds| run.begun.elapsed().as_secs_f64() > seconds);
+    if is_late || run.stopped.load(Ordering::Relaxed) {
         return None;
     }
     let number = run.next.fetch_add(1, Ordering::Relaxed);

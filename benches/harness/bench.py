@@ -34,8 +34,12 @@ class Plan:
         self.deadline = min(self.end, time.monotonic() + seconds * (0.25 if self.quick else 1))
         self.cut = False
 
+    def left(self):
+        """Seconds of this part."""
+        return self.deadline - time.monotonic()
+
     def is_over(self):
-        over = time.monotonic() > self.deadline
+        over = self.left() < 0
         if over and not self.cut:
             self.cut = True
             log("the time is used up: what is left of this part is not measured")

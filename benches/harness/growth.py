@@ -25,7 +25,7 @@ LOAD = 0.5
 #: As multiples of the CPU with one session, or one tenant.
 LEAST, MOST = 0.9, 1.1
 #: Seconds from the first mail to the window, and how long the last ones may take to arrive.
-WARMING, ARRIVAL = 3, 30
+WARMING, ARRIVAL = 2, 30
 
 
 @dataclass

@@ -27,10 +27,11 @@ TARGETS = {PLAIN: 12, TLS: 40}
 AFTER_START = 60
 #: Seconds in which what comes after the last connection, or the first banner, is over.
 REST = 3
-#: Overload begins at 80 % of them, and drops idle connections.
-MAX_CONNECTIONS = 16_000
+MAX_CONNECTIONS = 10_500
 #: The gateway wants two of each connection; the clients are ours.
 OPEN_FILES = 2 * MAX_CONNECTIONS + 2_000
+#: Idle connections are what overload would drop.
+SETTINGS = {"server": [f"max_connections = {MAX_CONNECTIONS}", "overload_above = 100"]}
 
 
 @dataclass
@@ -78,12 +79,12 @@ def possible_connections():
     except (ValueError, OSError):
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        # Two of each in the gateway, and room for its deliveries and for what isn't overload yet.
-        return int(hard / 2 * 0.6)
+        # Two of each in the gateway, and room for all else that it opens.
+        return int(hard / 2 * 0.95)
 
 
 def idle(bench, kind, wanted):
-    gateway = Postern(bench.scratch, bench.program, "Postern-idle", {"server": [f"max_connections = {MAX_CONNECTIONS}"]})
+    gateway = Postern(bench.scratch, bench.program, "Postern-idle", dict(SETTINGS))
     port, context = gateway.port, None
     if kind == TLS:
         port, context = free_port(), client_context()
@@ -97,7 +98,10 @@ def idle(bench, kind, wanted):
         before = gateway.memory_mib()[0]
         connect(clients, wanted, port, context)
         time.sleep(REST)
-        return Row(kind, wanted, before, gateway.memory_mib()[0])
+        after = gateway.memory_mib()[0]
+        if closed := sum(not is_open(client) for client in clients):
+            raise Failed(f"{kind}: {closed} of {len(clients)} connections did not stay open")
+        return Row(kind, wanted, before, after)
     except OSError as error:
         raise Failed(f"{kind}: connection {len(clients) + 1}: {error}") from error
     finally:
@@ -132,6 +136,18 @@ def connected(source, port, context):
     except BaseException:
         client.close()
         raise
+
+
+def is_open(client):
+    """Nothing has come, neither a 421 nor the end."""
+    client.settimeout(0)
+    try:
+        client.recv(1)
+        return False
+    except (BlockingIOError, ssl.SSLWantReadError):
+        return True
+    except OSError:
+        return False
 
 
 def expect(client, code):
