@@ -18,7 +18,7 @@ RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 BENCH = python3 -B benches/harness --postern $(RELEASE)/postern --load $(RELEASE)/load
 BENCH_OPTIONS = $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick) $(if $(SCRATCH),--scratch $(SCRATCH)) $(if $(SERVERS),--servers $(SERVERS)) $(BENCH_FLAGS)
 
-.PHONY: bench bench-build bench-chain bench-micro bench-swap fuzz profile run test build plugins install uninstall lint test-crash test-faults test-js test-monitoring test-peers test-suites clean need-rust
+.PHONY: bench bench-build bench-micro fuzz profile run test build plugins install uninstall lint test-crash test-faults test-js test-monitoring test-peers test-suites clean need-rust
 
 run: plugins
 	$(CARGO) run --quiet --package postern -- localserve $(RUN_FLAGS)
@@ -97,18 +97,14 @@ test-peers: plugins
 	$(CARGO) build --package postern
 	timeout --foreground --kill-after=30 480 target/peers/venv/bin/python -B -m pytest tests/peers $(PEERS_FLAGS)
 
-# Postern beside Postfix, then plugin swaps under load; written to benches/RESULTS.md. Needs root, for Postfix.
-# ROUNDS=5, QUICK=1 (three minutes), SCRATCH=/var/tmp; everything else: BENCH_FLAGS=--help.
+# Postern beside Postfix, Haraka and a milter, and beside itself; written to benches/RESULTS.md. Needs root, for Postfix.
+# ROUNDS=5, QUICK=1 (some minutes), SCRATCH=/var/tmp; everything else: BENCH_FLAGS=--help.
 bench: bench-build
 	$(BENCH) $(BENCH_OPTIONS) all
 
-# Only what the default chain costs.
-bench-chain: bench-build
-	$(BENCH) $(BENCH_OPTIONS) chain
-
-# Only the plugin swaps.
-bench-swap: bench-build
-	$(BENCH) $(BENCH_OPTIONS) swap
+# One part of it, written to target/bench: compare, peers, slow-sync, chain, start, memory, growth, swap, queue.
+bench-%: bench-build
+	$(BENCH) $(BENCH_OPTIONS) $*
 
 # What single steps cost.
 bench-micro: plugins

@@ -43,13 +43,19 @@ struct Options {
     /// Mails a second over all sessions. Without it: as fast as the server takes them.
     #[arg(long)]
     rate: Option<f64>,
+    /// No mail is begun later than so many seconds after the start.
+    #[arg(long)]
+    seconds: Option<f64>,
     /// After so many mails a session ends and the next one begins.
     #[arg(long)]
     mails_per_session: Option<u64>,
     #[arg(long, default_value = "sender@example.org")]
     from: String,
+    /// With `{}` in it each mail has another recipient, by turns: there stands a number below `recipients`.
     #[arg(long, default_value = "user@example.com")]
     to: String,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    recipients: u64,
 }
 
 /// What all sessions share.
@@ -145,7 +151,8 @@ async fn work(run: Arc<Run>, total: Arc<Mutex<Seen>>) {
 
 /// The number of the mail to send now; `None`: that was all.
 fn next_mail(run: &Run) -> Option<u64> {
-    if run.stopped.load(Ordering::Relaxed) {
+    let is_late = run.options.seconds.is_some_and(|seconds| run.begun.elapsed().as_secs_f64() > seconds);
+    if is_late || run.stopped.load(Ordering::Relaxed) {
         return None;
     }
     let number = run.next.fetch_add(1, Ordering::Relaxed);
@@ -233,7 +240,8 @@ impl Client {
     }
 
     async fn mail(&mut self, run: &Run, seen: &mut Seen, number: u64) -> Result<(), Failure> {
-        let Options { from, to, .. } = &run.options;
+        let from = &run.options.from;
+        let to = recipient(&run.options, number);
         self.expect("MAIL", format!("MAIL FROM:<{from}>\r\n").as_bytes(), "250", seen).await?;
         self.expect("RCPT", format!("RCPT TO:<{to}>\r\n").as_bytes(), "250", seen).await?;
         self.expect("DATA", b"DATA\r\n", "354", seen).await?;
@@ -273,6 +281,11 @@ impl Client {
         }
         Ok(self.buffer.trim_ascii_end().escape_ascii().to_string())
     }
+}
+
+/// Of mail `number`.
+fn recipient(options: &Options, number: u64) -> String {
+    options.to.replace("{}", &(number % options.recipients).to_string())
 }
 
 /// RFC 5321 §4.2.1: the last line has no hyphen after its code.
@@ -326,6 +339,18 @@ mod tests {
             (&[], 990, None),
         ] {
             assert_eq!(percentile(times, thousandths), expected, "{} {thousandths}", times.len());
+        }
+    }
+
+    #[test]
+    fn recipients_take_turns() {
+        for (to, recipients, expected) in [
+            ("user@example.com", "1", ["user@example.com"; 3]),
+            ("u@t{}.example.com", "2", ["u@t0.example.com", "u@t1.example.com", "u@t0.example.com"]),
+        ] {
+            let arguments = ["load", "127.0.0.1:25", "--to", to, "--recipients", recipients];
+            let options = Options::try_parse_from(arguments).unwrap();
+            assert_eq!([0, 1, 2].map(|number| recipient(&options, number)), expected, "{to}");
         }
     }
 

@@ -7,15 +7,19 @@ The mails are unsigned; SPF passes, DMARC is aligned by it, and DNS answers come
 """
 
 import socket
-import statistics
 import struct
 import threading
 from dataclasses import replace
 
 import compare
+from figures import Verdict, median, median_quotient, number, ratio, table, unique
 from servers import BENCHES, Postern, filled
 from work import Cell, load, measure
 
+TITLE = "The default chain"
+SECONDS = 270
+
+#: The cell without a pause.
 CELL = Cell(4 << 10, 20)
 #: CPU with the default chain, as a multiple of what it is without plugins.
 TARGET = 1.4
@@ -95,8 +99,7 @@ class Chained(Postern):
     """A gateway with another chain than that of the comparison."""
 
     def __init__(self, scratch, program, name, chain, dns):
-        self.name = name
-        super().__init__(scratch, program)
+        super().__init__(scratch, program, name)
         self.chain, self.dns = chain, dns
 
     def prepare(self, sink_port):
@@ -111,37 +114,69 @@ NONE, DEFAULT = "no-plugin", "default-chain"
 LOAD = 0.5
 
 
-def runs(scratch, program, sink, plan, log, rows):
+def runs(bench, rows):
     names = NameServer()
     names.start()
     gateways = [
-        Chained(scratch, program, NONE, "[chain]\nplatform = []", names.port),
-        Chained(scratch, program, DEFAULT, "", names.port),
+        Chained(bench.scratch, bench.program, NONE, "[chain]\nplatform = []", names.port),
+        Chained(bench.scratch, bench.program, DEFAULT, "", names.port),
     ]
     try:
-        with compare.running(gateways, sink):
-            mails = {gateway: compare.calibrated(CELL, gateway, sink, plan.seconds) for gateway in gateways}
-            for number in range(plan.rounds):
-                if plan.is_over(log):
+        with compare.running(gateways, bench.sink):
+            without_pause(bench, gateways, rows)
+            for cell in compare.CELLS:
+                if bench.plan.is_over():
                     break
-                for gateway in compare.turn(gateways, number):
-                    keep(measure(CELL, gateway, sink, mails[gateway], number + 1), rows, log)
-            offered = round(LOAD * statistics.median(row.rate for row in rows if row.server == DEFAULT))
-            for number in range(plan.rounds):
-                if plan.is_over(log):
-                    break
-                for gateway in compare.turn(gateways, number):
-                    keep(steady(gateway, sink, plan, number + 1, offered), rows, log)
+                offered = round(LOAD * reached(bench, cell, gateways[1], rows))
+                for round_number in range(bench.plan.few_rounds):
+                    for gateway in compare.turn(gateways, round_number):
+                        compare.keep(steady(cell, gateway, bench, round_number + 1, offered), rows)
     finally:
         names.stop()
 
 
-def steady(gateway, sink, plan, number, offered):
-    mails = round(offered * plan.seconds)
-    command = load(plan.load, gateway.port, CELL.sessions, CELL.size, mails, offered)
-    return replace(measure(CELL, gateway, sink, mails, number, command), offered=offered)
+def without_pause(bench, gateways, rows):
+    mails = {gateway: compare.calibrated(CELL, gateway, bench) for gateway in gateways}
+    for round_number in range(bench.plan.few_rounds):
+        for gateway in compare.turn(gateways, round_number):
+            compare.keep(measure(CELL, gateway, bench.sink, mails[gateway], round_number + 1), rows)
 
 
-def keep(row, rows, log):
-    rows.append(row)
-    log(f"{row.work}, round {row.round}: {row.server} {row.rate:.0f}/s, {row.cpu_ms:.2f} ms")
+def reached(bench, cell, gateway, rows):
+    """Mails a second that the gateway with the chain takes without a pause; of the comparison where it was measured."""
+    seen = compare.of(rows, cell.name, DEFAULT) if cell == CELL else []
+    seen = seen or compare.of(bench.found.get("compare", []), cell.name, compare.OURS)
+    return median(seen, compare.rate) if seen else compare.calibrated(cell, gateway, bench) / bench.plan.seconds
+
+
+def steady(cell, gateway, bench, round_number, offered):
+    mails = round(offered * bench.plan.seconds)
+    once = ["--mails-per-session", "1"] if cell.reconnect else []
+    command = load(bench.load, gateway.port, cell.sessions, cell.size, mails, offered, once)
+    return replace(measure(cell, gateway, bench.sink, mails, round_number, command), offered=offered)
+
+
+def of(rows, work, server):
+    return [row for row in rows if row.work == work and row.server == server]
+
+
+def text(rows):
+    """CPU for one mail with the default chain and without a plugin."""
+    head = ["work", "no plugin ms", "default chain ms", "CPU", "(rounds)", "no plugin /s", "default chain /s"]
+    lines = []
+    for work in unique(row.work for row in rows):
+        both = without, default = [of(rows, work, name) for name in (NONE, DEFAULT)]
+        line = [work, *(number(median(some, compare.cpu)) for some in both), *ratio(default, without, compare.cpu)]
+        lines.append(line + [number(median(some, compare.rate)) for some in both])
+    return "CPU of the gateway for one unsigned mail, DNS answers out of its cache.\n\n" + table(head, lines)
+
+
+def verdicts(rows):
+    """At the same rate."""
+    found = []
+    for cell in compare.CELLS:
+        steady_rows = [row for row in rows if row.offered and row.cell == cell.name]
+        default, without = ([row for row in steady_rows if row.server == name] for name in (DEFAULT, NONE))
+        value = median_quotient(default, without, compare.cpu)
+        found.append(Verdict(f"{cell.name}, at the same rate", "no plugin", "CPU for a mail", value, most=TARGET))
+    return found

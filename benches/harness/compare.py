@@ -1,71 +1,59 @@
-"""The same work through each server, alternately; and how long their replies take at the same load."""
+"""The same work through each server, alternately."""
 
-import time
-from dataclasses import dataclass
+import peers
+from bench import log
+from figures import Verdict, median, median_quotient, number, ratio, table, unique
+from work import ALONE, Cell, measure
 
-from work import Cell, Load, measure
+TITLE = "Rate and cost"
+SECONDS = 620
 
+BIG = Cell(1 << 20, 20)
 CELLS = [
     Cell(4 << 10, 1),
-    Cell(4 << 10, 20),
-    Cell(4 << 10, 100),
+    *peers.CELLS,
     Cell(4 << 10, 20, reconnect=True),
     Cell(64 << 10, 20),
-    Cell(1 << 20, 20),
+    BIG,
 ]
 
-#: Those in which replies are timed.
-TIMED = CELLS[:3]
-
-#: Rounds of the source straight to the sink, which only shows how far the harness is from being the limit.
+#: Rounds of the source straight to the sink, which only shows how far the harness is from being the limit; where it nearly is, all.
 ROUNDS_ALONE = 2
 
+OURS = "Postern"
+#: Of each cell and another server: our rate at least, our CPU for a mail at most, as multiples of its own.
+TARGETS = [
+    (CELLS[0], "Postfix", 2, None),
+    *((cell, "Postfix", 5, 1 / 5) for cell in peers.CELLS),
+    (CELLS[3], "Postfix", 4, 1 / 4),
+    (CELLS[4], "Postfix", 3, 1 / 4),
+    (BIG, ALONE, 0.6, None),
+    *((cell, "Haraka", 8, None) for cell in peers.CELLS),
+    *((cell, "Postfix-milter", 8, None) for cell in peers.CELLS),
+]
+#: Cores busy with other things, above which a run is not to be trusted.
+NOISE = 0.3
 
-@dataclass
-class Replies:
-    """What the timing client saw in one run."""
 
-    cell: str
-    server: str
-    round: int
-    #: Mails a second that were offered.
-    offered: float
-    seen: dict
-
-
-def rates(servers, sink, plan, log, rows):
+def runs(bench, rows):
     """Appends the rows of all cells. The servers run side by side and idle while it is not their turn."""
-    for cell in CELLS:
-        if plan.is_over(log):
+    for cell in peers.CELLS if bench.peers_only else CELLS:
+        if bench.plan.is_over():
             break
-        with running(servers, sink):
-            mails = {server: calibrated(cell, server, sink, plan.seconds) for server in [*servers, None]}
-            for number in range(plan.rounds):
-                if plan.is_over(log):
+        servers = [server for server in bench.servers if server.cells is None or cell in server.cells]
+        with running(servers, bench.sink):
+            mails = {server: calibrated(cell, server, bench) for server in [*servers, None]}
+            for round_number in range(bench.plan.rounds):
+                if bench.plan.is_over():
                     break
-                for server in turn(servers, number) + ([None] if number < ROUNDS_ALONE else []):
-                    row = measure(cell, server, sink, mails[server], number + 1)
-                    rows.append(row)
-                    log(f"{row.cell}, round {row.round}: {row.server} {row.rate:.0f}/s, {row.cpu_ms:.2f} ms")
+                alone = [None] if cell is BIG or round_number < ROUNDS_ALONE else []
+                for server in turn(servers, round_number) + alone:
+                    keep(measure(cell, server, bench.sink, mails[server], round_number + 1), rows)
 
 
-def replies(servers, sink, plan, log, rows, found):
-    """Every server is offered half of what the slowest of them has reached, so none is at its limit."""
-    for cell in TIMED:
-        reached = [row.rate for row in rows if row.cell == cell.name and row.server != "alone"]
-        if not reached or plan.is_over(log):
-            continue
-        offered = round(min(reached) / 2)
-        with running(servers, sink):
-            for number in range(plan.reply_rounds):
-                for server in turn(servers, number):
-                    mails = round(offered * plan.seconds)
-                    target = sink.mails + mails
-                    seen = Load(plan.load, server.port, cell.sessions, cell.size, mails, offered).stop()
-                    sink.wait_for(target, 30)
-                    found.append(Replies(cell.name, server.name, number + 1, offered, seen))
-                    message = seen["times_us"]["message"]
-                    log(f"{cell.name} at {offered}/s: {server.name} p50 {message['p50']} µs, p99 {message['p99']} µs")
+def keep(row, rows):
+    rows.append(row)
+    log(f"{row.work}, round {row.round}: {row.server} {row.rate:.0f}/s, {row.cpu_ms:.2f} ms")
 
 
 class running:
@@ -87,45 +75,64 @@ class running:
             server.stop()
 
 
-def turn(servers, number):
+def turn(servers, round_number):
     """Who comes first changes from round to round."""
-    return list(servers) if number % 2 == 0 else list(reversed(servers))
+    return list(servers) if round_number % 2 == 0 else list(reversed(servers))
 
 
-def calibrated(cell, server, sink, seconds):
+def calibrated(cell, server, bench):
     """How many mails keep this server busy for so long. Warms it up, too."""
     least = max(2 * cell.sessions, 30)
     mails = max(least, (800 << 10) // cell.size)
     for share in (0.3, 1.0):
-        rate = measure(cell, server, sink, mails, 0).rate
-        mails = max(least, round(rate * seconds * share))
+        rate = measure(cell, server, bench.sink, mails, 0).rate
+        mails = max(least, round(rate * bench.plan.seconds * share))
     return mails
 
 
-class Plan:
-    """How much is measured, and until when."""
+def rate(row):
+    """Mails a second."""
+    return row.rate
 
-    def __init__(self, rounds, seconds, limit, load, quick):
-        self.rounds = rounds
-        #: Of the other parts.
-        self.reply_rounds = min(rounds, 1 if quick else 3)
-        #: Runs with and without swaps, alternately: what the machine does meanwhile hits both.
-        self.swap_rounds = 1 if quick else 4
-        #: Of one run.
-        self.seconds = seconds
-        self.load = load
-        self.end = time.monotonic() + limit
-        self.share = 1.0
-        self.cut = False
-        self.limit = limit
 
-    def give(self, share):
-        """The next part may go on until this share of the whole time is used."""
-        self.share = share
+def cpu(row):
+    """Milliseconds for a mail."""
+    return row.cpu_ms
 
-    def is_over(self, log):
-        left = self.end - (1 - self.share) * self.limit - time.monotonic()
-        if left < 0 and not self.cut:
-            self.cut = True
-            log("the time is used up: what is left of this part is not measured")
-        return left < 0
+
+def of(rows, cell, server):
+    return [row for row in rows if row.cell == cell and row.server == server]
+
+
+def text(rows):
+    head = ["work", "against", "Postern /s", "its /s", "rate", "(rounds)", "Postern ms", "its ms", "CPU", "(rounds)"]
+    head += ["Postern MiB", "its MiB", ""]
+    lines = []
+    for cell, name in unique((row.cell, row.server) for row in rows):
+        if name != OURS or {row.server for row in rows} == {OURS}:
+            lines.append([cell, name, *rate_line(of(rows, cell, OURS), of(rows, cell, name), name)])
+    return table(head, lines)
+
+
+def rate_line(ours, theirs, name):
+    memory = lambda row: row.pss_mib
+    costs = [""] * 6
+    if name != ALONE:
+        costs = [number(median(rows, cpu)) for rows in (ours, theirs)] + ratio(ours, theirs, cpu)
+        costs += [number(median(rows, memory)) for rows in (ours, theirs)]
+    return [
+        *(number(median(rows, rate)) for rows in (ours, theirs)),
+        *ratio(ours, theirs, rate),
+        *costs,
+        "disturbed" if any(row.other_cores > NOISE for row in ours + theirs) else "",
+    ]
+
+
+def verdicts(rows):
+    found = []
+    for cell, name, least, most in TARGETS:
+        ours, theirs = (of(rows, cell.name, server) for server in (OURS, name))
+        found.append(Verdict(cell.name, name, "rate", median_quotient(ours, theirs, rate), least=least))
+        if most:
+            found.append(Verdict(cell.name, name, "CPU for a mail", median_quotient(ours, theirs, cpu), most=most))
+    return found

@@ -9,13 +9,13 @@ from pathlib import Path
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def tree(root):
-    """The process ids of `root` and of all below it."""
+def tree(*roots):
+    """The process ids of `roots` and of all below them."""
     children = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit() and (fields := _stat(entry)):
             children.setdefault(int(fields[1]), []).append(int(entry))
-    found, rest = [], [root]
+    found, rest = [], list(roots)
     while rest:
         pid = rest.pop()
         found.append(pid)
@@ -23,9 +23,9 @@ def tree(root):
     return found
 
 
-def cpu_seconds(root):
-    """CPU time of the tree so far, with that of its children that have ended and been waited for."""
-    return sum(_own_cpu(pid) for pid in tree(root))
+def cpu_seconds(*roots):
+    """CPU time of the trees so far, with that of their children that have ended and been waited for."""
+    return sum(_own_cpu(pid) for pid in tree(*roots))
 
 
 def _own_cpu(pid):
@@ -42,10 +42,10 @@ def _own_cpu(pid):
     return (own + reaped) / TICKS
 
 
-def memory_mib(root):
-    """Proportional and plain resident memory of the tree. The first counts a page that n processes share as 1/n."""
+def memory_mib(*roots):
+    """Proportional and plain resident memory of the trees. The first counts a page that n processes share as 1/n."""
     proportional = resident = 0
-    for pid in tree(root):
+    for pid in tree(*roots):
         for line in _lines(f"/proc/{pid}/smaps_rollup"):
             if line.startswith("Pss:"):
                 proportional += int(line.split()[1])

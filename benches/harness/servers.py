@@ -44,20 +44,33 @@ def filled(path, **values):
 
 
 class Server:
-    """`pid` is the root of its processes while it runs."""
-
     name = ""
     durability = ""
+    #: The cells that it is measured in; `None`: all.
+    cells = None
+    #: What its environment has beside ours.
+    environment = {}
 
     def __init__(self, scratch):
         self.directory = Path(scratch) / self.name.lower()
         self.port = free_port()
         self.process = None
-        self.pid = None
 
-    def start(self, sink_port):
-        shutil.rmtree(self.directory, ignore_errors=True)
-        self.directory.mkdir(parents=True)
+    def start(self, sink_port, keep=False):
+        """Returns when it answers. `keep`: with the files of the last time."""
+        self.launch(sink_port, keep)
+        try:
+            processes.wait_until(self.is_up, 30, f"{self.name} does not answer")
+        except BaseException as error:
+            self.stop()
+            if isinstance(error, TimeoutError):
+                raise NotReady(f"{error}:\n{self.output()}") from error
+            raise
+
+    def launch(self, sink_port, keep=False):
+        if not keep:
+            shutil.rmtree(self.directory, ignore_errors=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
         command = self.prepare(sink_port)
         # What it says goes to a file: a pipe that nobody reads would stop it.
         with open(self.directory / "output", "wb") as output:
@@ -67,16 +80,9 @@ class Server:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self.directory,
+                env={**os.environ, **self.environment},
                 start_new_session=True,
             )
-        try:
-            processes.wait_until(self.is_up, 30, f"{self.name} does not answer")
-            self.pid = self.root()
-        except BaseException as error:
-            self.stop()
-            if isinstance(error, TimeoutError):
-                raise NotReady(f"{error}:\n{self.output()}") from error
-            raise
 
     def is_up(self):
         if self.process.poll() is not None:
@@ -91,6 +97,14 @@ class Server:
     def root(self):
         return self.process.pid
 
+    def roots(self):
+        """Of all its processes: they and what is below them are what it costs."""
+        return [self.root()]
+
+    def memory_mib(self):
+        """Proportional and plain resident memory."""
+        return processes.memory_mib(*self.roots())
+
     def output(self):
         return (self.directory / "output").read_text(errors="replace")[-2000:]
 
@@ -99,7 +113,11 @@ class Postern(Server):
     name = "Postern"
     durability = "one fdatasync for all mails that wait, before their 250"
 
-    def __init__(self, scratch, program):
+    def __init__(self, scratch, program, name=None, more=None, environment=None):
+        """`more`: lines for tables of the config by the table's name, and with the name "" for its end."""
+        self.name = name or self.name
+        self.more = more or {}
+        self.environment = environment or {}
         super().__init__(scratch)
         self.program = str(Path(program).resolve())
         if not os.access(self.program, os.X_OK):
@@ -111,8 +129,11 @@ class Postern(Server):
         return self.directory / "postern.toml"
 
     def prepare(self, sink_port):
-        (self.directory / "spool").mkdir()
-        self.config.write_text(filled(BENCHES / "postern.toml", port=self.port, sink=sink_port))
+        (self.directory / "spool").mkdir(exist_ok=True)
+        text = filled(BENCHES / "postern.toml", port=self.port, sink=sink_port)
+        for name, lines in self.more.items():
+            text = with_lines(text, name, string.Template("\n".join(lines)).substitute(sink=sink_port))
+        self.config.write_text(text)
         return [self.program, "--config", str(self.config), "serve"]
 
     def ask(self, *arguments):
@@ -125,6 +146,14 @@ class Postern(Server):
 
     def version(self):
         return machine.output_of(self.program, "--version")
+
+
+def with_lines(config, table, lines):
+    """The config with more lines in a table, which is made at its end when it is not there."""
+    head = f"[{table}]\n"
+    if table and f"\n{head}" in config:
+        return config.replace(f"\n{head}", f"\n{head}{lines}\n", 1)
+    return f"{config}\n{head if table else ''}{lines}\n"
 
 
 def check_chain():
@@ -157,7 +186,7 @@ class Postfix(Server):
             "sink": sink_port,
         }
         for name in ("main.cf", "master.cf"):
-            (config / name).write_text(filled(BENCHES / "postfix" / name, **values))
+            (config / name).write_text(filled(BENCHES / "peers/postfix" / name, **values))
         return [self.postfix, "-c", str(config), "start-fg"]
 
     def root(self):

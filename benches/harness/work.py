@@ -14,6 +14,8 @@ import servers
 STEP = 0.002
 #: A run that is not over by then has failed.
 PATIENCE = 60.0
+#: The name of the source straight to the sink.
+ALONE = "harness alone"
 
 
 @dataclass(frozen=True)
@@ -146,32 +148,29 @@ class Source:
 def measure(cell, server, sink, mails, number, command=None):
     """Sends the mails through a running server, or straight to the sink when `server` is None; by smtp-source without a pause, or
     by another command."""
-    root, port, name = (server.pid, server.port, server.name) if server else (None, sink.port, "alone")
+    roots, port, name = (server.roots(), server.port, server.name) if server else ((), sink.port, ALONE)
     target = sink.mails + mails
-    cpu = processes.cpu_seconds(root) if root else 0.0
+    cpu = processes.cpu_seconds(*roots)
     sink_cpu, busy = processes.cpu_seconds(sink.process.pid), processes.machine_busy_seconds()
     own = _own_cpu()
     begun = time.monotonic()
     source = Source(command or smtp_source(port, cell, mails))
-    accepted = delivered = None
-    while not (accepted and delivered):
-        now = time.monotonic()
-        if not accepted and source.has_ended():
-            accepted = now
-        if not delivered and sink.mails >= target:
-            delivered = now
-        if now - begun > PATIENCE or (source.status or 0) != 0:
-            processes.end(source.process)
-            came = sink.mails - target + mails
-            raise Failed(f"{name}, {cell.name}: {came} of {mails} mails came; {_words(source)}")
-        time.sleep(STEP)
+    try:
+        accepted, delivered = _arrival(source, sink, target, begun)
+    except _Missing:
+        processes.end(source.process)
+        came = sink.mails - target + mails
+        raise Failed(f"{name}, {cell.name}: {came} of {mails} mails came; {_words(source)}") from None
+    except BaseException:
+        processes.end(source.process)
+        raise
     # The server may still have to write down that they are delivered; that is part of their cost.
     time.sleep(0.3)
-    cpu = processes.cpu_seconds(root) - cpu if root else 0.0
+    cpu = processes.cpu_seconds(*roots) - cpu
     sink_cpu = processes.cpu_seconds(sink.process.pid) - sink_cpu
     elapsed = time.monotonic() - begun
     others = processes.machine_busy_seconds() - busy - cpu - sink_cpu - source.cpu_seconds - (_own_cpu() - own)
-    proportional, resident = processes.memory_mib(root) if root else (0.0, 0.0)
+    proportional, resident = processes.memory_mib(*roots)
     return Row(
         cell=cell.name,
         server=name,
@@ -188,6 +187,25 @@ def measure(cell, server, sink, mails, number, command=None):
     )
 
 
+class _Missing(Exception):
+    pass
+
+
+def _arrival(source, sink, target, begun):
+    """When the source had its last reply, and when the last mail was at the sink."""
+    accepted = delivered = None
+    while not (accepted and delivered):
+        now = time.monotonic()
+        if not accepted and source.has_ended():
+            accepted = now
+        if not delivered and sink.mails >= target:
+            delivered = now
+        if now - begun > PATIENCE or (source.status or 0) != 0:
+            raise _Missing
+        time.sleep(STEP)
+    return accepted, delivered
+
+
 def _own_cpu():
     return sum(os.times()[:2])
 
@@ -197,22 +215,35 @@ def _words(source):
     return source.process.stderr.read().decode(errors="replace").strip()[-300:] or f"exit code {source.status}"
 
 
-def load(program, port, sessions, size, mails=None, rate=None):
-    """The command of the timing client."""
+def load(program, port, sessions, size=4096, mails=None, rate=None, more=()):
+    """The command of the timing client. `rate`: mails a second; `more`: further options of it."""
     command = [program, f"127.0.0.1:{port}", "--sessions", str(sessions), "--size", str(size)]
     command += ["--mails", str(mails)] if mails else []
     command += ["--rate", str(rate)] if rate else []
-    return command
+    return [*command, *more]
 
 
 class Load:
-    """The client that times replies, see load.rs. Without `mails` it goes on until it is stopped."""
+    """The client that times replies, see load.rs; takes what `load` takes. Without `mails` it goes on until it is stopped. It ends
+    with its block, however that ends."""
 
-    def __init__(self, program, port, sessions, size=4096, mails=None, rate=None):
-        command = load(program, port, sessions, size, mails, rate)
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    def __init__(self, *arguments, **options):
+        self.process = subprocess.Popen(
+            load(*arguments, **options), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
 
-    def stop(self):
-        """Lets it finish the mails that it has begun; what it saw."""
-        output, _ = self.process.communicate(timeout=PATIENCE)
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        processes.end(self.process)
+
+    def stop(self, patience=PATIENCE):
+        """Lets it finish the mails that it has begun, or all of `mails`; what it saw."""
+        try:
+            output, _ = self.process.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"the client has not ended after {patience:.0f} s") from None
+        finally:
+            processes.end(self.process)
         return json.loads(output)
