@@ -117,7 +117,7 @@ def record(options, event):
         command = ["perf", "record", "-q", "-F", str(FREQUENCY), "-e", event, "--call-graph", "fp"]
         data = options.out / "perf.data"
         data.unlink(missing_ok=True)
-        perf = subprocess.Popen([*command, "-p", str(gateway.pid), "-o", str(data)], stdin=subprocess.DEVNULL)
+        perf = subprocess.Popen([*command, "-p", str(gateway.root()), "-o", str(data)], stdin=subprocess.DEVNULL)
         try:
             took = send(gateway, sink, mails)
         finally:
