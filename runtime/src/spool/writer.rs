@@ -17,6 +17,8 @@ use super::trouble::Trouble;
 
 /// The longest step.
 const MAX_STEP: usize = 1 << 20;
+/// The largest group that zeros are written behind; what they save is the same for each, what they cost is not.
+const MAX_PADDED: u64 = 32 << 10;
 static ZEROS: [u8; MAX_STEP] = [0; MAX_STEP];
 
 pub(super) struct OpenSegment {
@@ -135,11 +137,11 @@ impl OpenSegment {
         Ok(())
     }
 
-    /// What goes behind so many octets of records. A large group makes the file longer by itself: zeros would only be
+    /// What goes behind so many octets of records. A large group makes the file longer by itself: with zeros all would be
     /// written twice.
     fn zeros(&self, octets: u64, has_room: bool) -> &'static [u8] {
         let fits = self.len + octets <= self.size;
-        let wanted = !fits && has_room && octets <= self.step as u64 / 4;
+        let wanted = !fits && has_room && octets <= MAX_PADDED.min(self.step as u64 / 4);
         if wanted { ZEROS.get(..self.step).unwrap_or_default() } else { &[] }
     }
 
