@@ -109,6 +109,8 @@ def measured(options, scratch, sink):
     failures = []
     for name in names:
         failures += measure_part(bench, name)
+        if plan.cut:
+            left_out.append(f"{name}: the time was up before all was measured")
     verdicts = [verdict for name in names for verdict in PARTS[name].verdicts(bench.found[name])]
     if options.part != "all":
         verdicts = [verdict for verdict in verdicts if verdict.value is not None]
@@ -129,8 +131,7 @@ def measure_part(bench, name):
         PARTS[name].runs(bench, rows)
     except (Failed, servers.NotReady) as error:
         return [f"{name} ended early: {error}"]
-    failures = swap.failures(rows) if name == "swap" else []
-    return failures + ([f"{name}: the time was up before all was measured"] if bench.plan.cut else [])
+    return swap.failures(rows) if name == "swap" else []
 
 
 def compared(options, scratch):

@@ -1,6 +1,7 @@
 """A queue of a million mails, all for a destination that is down: what it takes of memory, and what it costs the mails of others.
 
-Two gateways of the same config, one with an empty queue, side by side and alternately."""
+Two gateways of the same config, one with an empty queue, side by side and alternately.
+"""
 
 import time
 from dataclasses import dataclass

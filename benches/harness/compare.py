@@ -109,17 +109,16 @@ def text(rows):
     head += ["Postern MiB", "its MiB", ""]
     lines = []
     for cell, name in unique((row.cell, row.server) for row in rows):
-        if name != OURS or {row.server for row in rows} == {OURS}:
+        if name != OURS:
             lines.append([cell, name, *rate_line(of(rows, cell, OURS), of(rows, cell, name), name)])
     return table(head, lines)
 
 
 def rate_line(ours, theirs, name):
-    memory = lambda row: row.pss_mib
     costs = [""] * 6
     if name != ALONE:
         costs = [number(median(rows, cpu)) for rows in (ours, theirs)] + ratio(ours, theirs, cpu)
-        costs += [number(median(rows, memory)) for rows in (ours, theirs)]
+        costs += [number(median(rows, lambda row: row.pss_mib)) for rows in (ours, theirs)]
     return [
         *(number(median(rows, rate)) for rows in (ours, theirs)),
         *ratio(ours, theirs, rate),

@@ -1,6 +1,7 @@
 """CPU for a mail at the same rate, with ever more sessions, and with ever more tenants that have chains of their own.
 
-Looked at in a window of time while the client sends steadily: what it costs to open the connections is not part of it."""
+Looked at in a window of time while the client sends steadily: what it costs to open the connections is not part of it.
+"""
 
 import time
 from dataclasses import dataclass

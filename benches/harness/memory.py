@@ -1,7 +1,8 @@
 """Resident memory: of the gateway that has just started, and of each connection that does nothing.
 
-An idle connection is one whose client has said EHLO; the clients come from as many loopback addresses as a real gateway's would. What
-is counted is the proportional memory (PSS) of the gateway, all of its processes, with the connections less that without."""
+An idle connection is one whose client has said EHLO; the clients come from many loopback addresses. What is counted is the
+proportional memory (PSS) of the gateway, all of its processes, with the connections less that without.
+"""
 
 import resource
 import socket
