@@ -24,8 +24,8 @@ use crate::smtp::Reply;
 
 /// Space for one read. Small while a session waits for commands: thousands of sessions may.
 const COMMAND_READ: usize = 1024;
-/// Space for the first read of a message, and the most: twice as much each time that it was filled.
-const DATA_READ: usize = 8 * 1024;
+/// Space for the first read of a message, and the most: four times as much each time that it was filled.
+const DATA_READ: usize = 16 * 1024;
 const MAX_DATA_READ: usize = 64 * 1024;
 /// Octets, and time, that a client who was told to go may still send before the connection is reset.
 const MAX_DRAIN: u64 = 64 * 1024;
@@ -143,7 +143,7 @@ async fn run(stream: Box<dyn Stream>, context: &Context, mut peer: Peer, unavail
                 match read(&mut stream, &mut buffer, waiting, &mut clock, context).await? {
                     Some(input) => {
                         if waiting == Waiting::Data && buffer.len() - before >= space {
-                            space = (2 * space).min(MAX_DATA_READ);
+                            space = (4 * space).min(MAX_DATA_READ);
                         }
                         input
                     }
