@@ -31,6 +31,8 @@ pub(super) struct Committer {
     compaction: Option<Compaction>,
     /// The disk was full at the last try.
     full: bool,
+    /// Since when what can wait has waited.
+    waited_since: Option<Instant>,
 }
 
 /// What one turn has to do.
@@ -43,7 +45,8 @@ enum Work {
 impl Committer {
     /// Makes the first segment.
     pub fn new(shared: Arc<Shared>, next_segment: u64) -> Result<Self, super::SpoolError> {
-        let mut committer = Self { shared, open: None, next_segment, compaction: None, full: false };
+        let mut committer =
+            Self { shared, open: None, next_segment, compaction: None, full: false, waited_since: None };
         committer.make_segment()?;
         Ok(committer)
     }
@@ -65,8 +68,9 @@ impl Committer {
         self.finish();
     }
 
-    fn next_work(&self) -> Work {
-        let mut queue = self.shared.queue();
+    fn next_work(&mut self) -> Work {
+        let shared = self.shared.clone();
+        let mut queue = shared.queue();
         loop {
             let hurry = queue.closing || (queue.has_many_forgotten() && !self.full) || self.shared.check().is_err();
             if queue.is_urgent() || (hurry && !queue.waiting.is_empty()) {
@@ -79,16 +83,18 @@ impl Committer {
                 return Work::Tidy;
             }
             if queue.waiting.is_empty() {
-                queue = self.shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue = shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
-            let pause = if self.full { FULL_PAUSE } else { self.shared.settings.forget_delay };
-            let waited = self.shared.wake.wait_timeout(queue, pause).unwrap_or_else(PoisonError::into_inner);
-            queue = waited.0;
-            if waited.1.timed_out() {
+            // From the first on: whoever is refused for want of room wakes this thread, and may do so all the time.
+            let pause = if self.full { FULL_PAUSE } else { shared.settings.forget_delay };
+            let left = pause.saturating_sub(self.waited_since.get_or_insert_with(Instant::now).elapsed());
+            if left.is_zero() {
                 break;
             }
+            queue = shared.wake.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+        self.waited_since = None;
         let mut octets = 0;
         let mut group = Vec::new();
         while octets < GROUP_OCTETS

@@ -175,3 +175,21 @@ fn bodies_that_never_became_mail_are_wiped_at_the_start() {
         assert_eq!(std::fs::read_dir(directory.path().join(place)).unwrap().count(), 0, "{place}");
     }
 }
+
+/// On a full disk, what is done must be written down to make room, however many clients ask for it meanwhile.
+#[test]
+fn d1_what_is_forgotten_is_written_while_others_ask_for_room() {
+    let disk = SimulatedDisk::new();
+    let delay = Duration::from_millis(100);
+    let settings = Settings { forget_delay: delay, ..settings("/spool".into()) };
+    let (spool, _) = open_with(Arc::new(disk.clone()), settings).unwrap();
+    let id = MessageId::from_u64(1);
+    run(spool.commit(one(1))).unwrap();
+    disk.set_free(0);
+    spool.forget(id);
+    let began = tokio::time::Instant::now();
+    while run(spool.read(id)).is_ok() {
+        assert!(!spool.has_room_for(1));
+        assert!(began.elapsed() < 100 * delay, "nobody writes it");
+    }
+}
