@@ -89,7 +89,7 @@ impl Place {
              [server.http]\naddress = \"{http}\"\n\
              [[listener]]\nname = \"mx\"\naddress = \"{listen}\"\nrole = \"inbound\"\ntls = \"none\"\n\
              [log]\nfile = \"{directory}/events.jsonl\"\n[dns]\nsystem = false\n[chain]\nplatform = []\n\
-             [queue]\nretry = [\"1s\"]\n\
+             [queue]\nretry = [\"1s\"]\nmax_messages = 2000000\n\
              [[tenant]]\nname = \"example\"\ndomains = [\"example.com\"]\n\
              destination = {{ host = \"127.0.0.1\", port = {next_hop}, tls = \"never\" }}\n\
              [spool]\ndirectory = \"{spool}\"\n{reserve}\n{more}\n",

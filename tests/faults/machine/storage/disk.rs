@@ -293,8 +293,6 @@ fn d8_a_million_messages_at_the_start() {
     #[expect(clippy::cast_precision_loss, reason = "a number of messages")]
     let expected = (messages + 2) as f64;
     assert!((queued - expected).abs() < 0.5, "each is scheduled once: {queued} of {expected}");
-    // Last, so that the rest is seen where this does not hold.
-    assert!(accepted < Duration::from_secs(30), "{accepted:?}");
     gateway.kill();
 }
 
